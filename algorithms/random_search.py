@@ -1,0 +1,89 @@
+"""Random search with weight sharing, and random sampling (Li & Talwalkar, UAI 2019).
+
+* `sample`: uniform over the space: per node two distinct inputs, each with a uniform real operation.
+* Training: each step draws one fresh cell pair and trains only its weights (single-path sharing).
+* After the last epoch N candidates are scored on `search_valid` under the shared weights; the best
+  is returned. N = 1 is pure random *sampling*: nothing is scored, and no weights need training.
+
+Departures
+1. `none` is not drawn: the derived network would not be the sampled one.
+2. Candidates are scored on all of `search_valid`, not on one batch.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from algorithms.strategy import Batch, Derived, Metrics, Problem, Strategy, check
+from search_spaces import Cell, CellSpace, Genotype, Mixing
+
+
+def sample_cell(space: CellSpace, rng: torch.Generator) -> Cell:
+    """Two distinct inputs per node (one where only one exists), operations uniform and independent,
+    inputs in index order."""
+    chosen = []
+    for node in space.concat:
+        incoming = space.incoming(node)
+        order = torch.randperm(len(incoming), generator=rng).tolist()[:2]
+        draws = torch.randint(len(space.real), (2,), generator=rng).tolist()
+        chosen += [(incoming[i], space.real[o]) for i, o in zip(sorted(order), draws, strict=False)]
+    return space.cell(chosen)
+
+
+def sample_genotype(space: CellSpace, rng: torch.Generator) -> Genotype:
+    return Genotype(sample_cell(space, rng), sample_cell(space, rng))
+
+
+class RandomSearch(Strategy):
+    """candidates: N, how many cells are scored; epochs: when scoring happens (search.epochs)."""
+
+    needs_valid = False
+
+    def __init__(self, candidates: int, epochs: int):
+        check(candidates >= 1, "candidates", "at least 1", candidates)
+        self.candidates, self.epochs = candidates, epochs
+
+    def setup(self, problem: Problem) -> None:
+        super().setup(problem)
+        self.cells = [sample_genotype(self.supernet.space, problem.rng)
+                      for _ in range(self.candidates)]
+        self.errors: list[float] = []
+
+    def _code(self, genotype: Genotype) -> Mixing:
+        network = self.supernet
+        code = Mixing.sparse(network.space.one_hot(genotype)[list(network.row_types)])
+        return Mixing(network.place(code.weights), code.live)
+
+    def mixing(self) -> Mixing:
+        return self._code(self._best())
+
+    def _best(self) -> Genotype:
+        if not self.errors:
+            return self.cells[0]
+        return self.cells[min(range(len(self.errors)), key=self.errors.__getitem__)]
+
+    def search_step(self, train: Batch, valid: Batch | None) -> dict[str, Tensor]:
+        cell = sample_genotype(self.supernet.space, self.problem.rng)
+        return self.problem.weights.step(train, self._code(cell))
+
+    def on_epoch_end(self, epoch: int) -> Metrics:
+        if epoch + 1 < self.epochs or self.candidates == 1:
+            return {}
+        self.errors = [self.problem.score(self._code(cell)) for cell in self.cells]
+        return {"candidates_scored": len(self.errors), "candidate_best_error": min(self.errors)}
+
+    def derive(self) -> list[Derived]:
+        n = self.candidates
+        rule = "one uniform sample" if n == 1 else f"best of {n} uniform samples under shared weights"
+        accuracy = 100 - min(self.errors) if self.errors else None
+        return [Derived(f"random (N={n})", self._best(), rule, accuracy)]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"cells": [cell.to_dict() for cell in self.cells], "errors": list(self.errors)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.cells = [Genotype.from_dict(cell) for cell in state["cells"]]
+        self.errors = list(state["errors"])
