@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -33,7 +33,10 @@ class Scorer:
                              f"got {batch_norm!r}")
         self.network, self.valid, self.calibration = network, valid, calibration
         self.batch_norm, self.precision, self.clock = batch_norm, precision, clock
+        self._tensors = {**dict(network.named_parameters()), **dict(network.named_buffers())}
         self._norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
+        self._statistics_of = [b for m in self._norms for b in m.buffers()]
+        self._scratch: list[Tensor] = []  # batch-norm statistics that may be spoilt
 
     def __call__(self, mixing: Mixing, *, weights: dict[str, Tensor] | None = None,
                  batch_norm: str | None = None) -> float:
@@ -44,55 +47,69 @@ class Scorer:
                        batch_norm: str | None = None) -> tuple[float, float]:
         """Mean cross entropy and error in percent; weights and statistics end as they began."""
         with self._weights(weights), self._statistics(mixing, batch_norm or self.batch_norm):
-            loss = correct = torch.zeros((), dtype=torch.float64)
-            count = 0
+            sums, count = [], 0
             with torch.inference_mode():
                 for x, y in self.valid():
                     with self.precision.context():
                         logits = self.network(x, mixing)
-                    loss = loss.to(x.device) + cross_entropy(logits.float(), y, reduction="sum")
-                    correct = correct.to(x.device) + (logits.argmax(dim=1) == y).sum()
+                    loss = cross_entropy(logits.float(), y, reduction="sum")
+                    correct = (logits.argmax(dim=1) == y).sum()
+                    sums.append(torch.stack([loss.double(), correct.double()]))
                     count += len(y)
-        return float(loss) / count, 100 - 100 * float(correct) / count
+                loss_sum, right = torch.stack(sums).sum(dim=0).tolist()  # the only wait
+        return loss_sum / count, 100 - 100 * right / count
 
     @contextmanager
     def _weights(self, weights: dict[str, Tensor] | None) -> Iterator[None]:
         if weights is None:
             yield
             return
-        kept = {key: value.clone() for key, value in self.network.state_dict().items()}
-        try:
-            self.network.load_state_dict(weights)
+        with _pointing_at([self._tensors[key] for key in weights], list(weights.values())):
             yield
-        finally:
-            self.network.load_state_dict(kept)
 
     @contextmanager
     def _statistics(self, mixing: Mixing, policy: str) -> Iterator[None]:
         assert policy in BATCH_NORMS
         training = self.network.training
-        momenta = [m.momentum for m in self._norms]
-        kept = [[b.clone() for b in m.buffers()] for m in self._norms] \
-            if policy == "recalibrated" else None
         try:
-            if kept is not None:
-                for norm in self._norms:
-                    norm.reset_running_stats()
-                    norm.momentum = None  # a plain average over the calibration batches
-                self.network.train()
-                with torch.no_grad():
-                    for x, _ in self.calibration():
-                        with self.precision.context():
-                            self.network(x, mixing)
-            self.network.train(policy == "batch")
+            if policy == "running":
+                self.network.eval()
+                yield
+                return
+            if not self._scratch:
+                self._scratch = [b.clone() for b in self._statistics_of]
+            with _pointing_at(self._statistics_of, self._scratch):
+                if policy == "recalibrated":
+                    self._recalibrate(mixing)
+                self.network.train(policy == "batch")
+                yield
+        finally:
+            self.network.train(training)
+
+    def _recalibrate(self, mixing: Mixing) -> None:
+        momenta = [m.momentum for m in self._norms]
+        try:
             for norm in self._norms:
-                norm.momentum = 0.0
-            yield
+                norm.reset_running_stats()
+                norm.momentum = None  # a plain average over the calibration batches
+            self.network.train()
+            with torch.no_grad():
+                for x, _ in self.calibration():
+                    with self.precision.context():
+                        self.network(x, mixing)
         finally:
             for norm, momentum in zip(self._norms, momenta, strict=True):
                 norm.momentum = momentum
-            if kept is not None:
-                for norm, values in zip(self._norms, kept, strict=True):
-                    for buffer, value in zip(norm.buffers(), values, strict=True):
-                        buffer.copy_(value)
-            self.network.train(training)
+
+
+@contextmanager
+def _pointing_at(tensors: Sequence[Tensor], values: Sequence[Tensor]) -> Iterator[None]:
+    """Within, the tensors have these values; nothing is copied, so it costs no device time."""
+    kept = [tensor.data for tensor in tensors]
+    try:
+        for tensor, value in zip(tensors, values, strict=True):
+            tensor.data = value.to(tensor)  # itself where device and type agree
+        yield
+    finally:
+        for tensor, data in zip(tensors, kept, strict=True):
+            tensor.data = data

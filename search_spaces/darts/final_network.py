@@ -31,6 +31,7 @@ class FinalCell(nn.Module):
         self.graph, self.reduction = graph, reduction
         self.pre0 = (FactorizedReduce if reduction_before else ReluConvBN)(before, channels, False)
         self.pre1 = ReluConvBN(previous, channels, False)
+        self.excite: nn.Module = nn.Identity()
         self.names = []
         for i, (op, source, target) in enumerate(graph.edges):
             stride = 2 if reduction and source < 2 else 1
@@ -54,7 +55,21 @@ class FinalCell(nn.Module):
                 x = states[0]
                 total = torch.zeros_like(x[:, :, ::2, ::2] if self.reduction else x)
             states[node] = total
-        return torch.cat([states[n] for n in self.graph.concat], dim=1)
+        return self.excite(torch.cat([states[n] for n in self.graph.concat], dim=1))
+
+
+class SqueezeExcitation(nn.Module):
+    """Channel attention on a cell's output (Hu et al. 2018, ratio 16). DARTS+ does not say where its
+    SE modules sit; behind every cell is this project's choice."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        hidden = max(1, channels // 16)
+        self.squeeze, self.excite = nn.Linear(channels, hidden), nn.Linear(hidden, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        scale = torch.sigmoid(self.excite(torch.relu(self.squeeze(x.mean(dim=(2, 3))))))
+        return x * scale[:, :, None, None]
 
 
 class AuxiliaryHead(nn.Module):
@@ -90,7 +105,8 @@ class FinalNetwork(nn.Module):
 
     def __init__(self, genotype: Genotype, channels: int, cells: int, classes: int, *,
                  image_size: int = 32, in_channels: int = 3, stem: str = "auto",
-                 auxiliary: bool = False, drop_path: bool = False):
+                 auxiliary: bool = False, drop_path: bool = False,
+                 squeeze_excitation: bool = False):
         super().__init__()
         kind = resolve_stem(stem, image_size)
         last = check_geometry(image_size, kind, channels, cells)
@@ -120,8 +136,10 @@ class FinalNetwork(nn.Module):
             reduction = i in at
             width *= 2 if reduction else 1
             graph = genotype.reduce if reduction else genotype.normal
-            self.add_module(f"cell{i}", FinalCell(graph, before, previous, width, reduction,
-                                                  reduction_before))
+            cell = FinalCell(graph, before, previous, width, reduction, reduction_before)
+            if squeeze_excitation:
+                cell.excite = SqueezeExcitation(len(graph.concat) * width)
+            self.add_module(f"cell{i}", cell)
             before, previous, reduction_before = previous, len(graph.concat) * width, reduction
             if i == at[-1]:
                 auxiliary_width = previous

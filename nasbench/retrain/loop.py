@@ -1,0 +1,172 @@
+"""Retraining a genotype from scratch; the result is the last epoch's test error."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, one_hot
+
+from nasbench.data import Augmentation, EvaluationData, derive_seed
+from nasbench.machine import peak_memory
+from nasbench.measure import count_mult_adds, count_params
+from nasbench.schedules import learning_rate
+from nasbench.session import Averages, Session
+from nasbench.settings import EvaluationSettings
+
+CHECK_EVERY = 50
+
+
+def mixed_up(x: Tensor, y: Tensor, classes: int, alpha: float, rng: torch.Generator
+             ) -> tuple[Tensor, Tensor]:
+    """Mixup (Zhang et al. 2018): one Beta(alpha, alpha) weight per batch, labels mixed alike."""
+    gammas = torch._standard_gamma(torch.full((2,), alpha), generator=rng)
+    weight = float(gammas[0] / gammas.sum())
+    order = torch.randperm(len(x), generator=rng).to(x.device)
+    targets = one_hot(y, classes).to(x.dtype)
+    return (weight * x + (1 - weight) * x[order],
+            weight * targets + (1 - weight) * targets[order])
+
+
+class RetrainLoop:
+    """Trains one final network; `run()` returns one entry of the result's `evaluation`."""
+
+    def __init__(self, session: Session, settings: EvaluationSettings, network: nn.Module,
+                 data: EvaluationData, augmentation: Augmentation, seed: int,
+                 labels: dict[str, Any]):
+        self.session, self.settings, self.network, self.data = session, settings, network, data
+        self.augmentation, self.seed, self.labels = augmentation, seed, labels
+        self.steps = data.train.steps_per_epoch(settings.batch_size)
+        self.optimizer = torch.optim.SGD(
+            network.parameters(), lr=settings.learning_rate, momentum=settings.momentum,
+            weight_decay=settings.weight_decay, nesterov=settings.nesterov)
+        self.rng = torch.Generator().manual_seed(derive_seed(seed, "mixup"))
+        self.epoch, self.step, self.seconds = 0, 0, 0.0
+        self.last: float | None = None
+        self.best: float | None = None
+        self.averages = Averages()
+
+    def run(self) -> dict[str, Any]:
+        """Train to the last epoch; raises Interrupted after saving."""
+        settings, session = self.settings, self.session
+        session.display.begin(f"retrain {self.labels['genotype']['name']}", settings.epochs,
+                              self.steps, self.epoch)
+        while self.epoch < settings.epochs:
+            self._train_epoch()
+            self._end_epoch()
+        info = self.data.info
+        return {**self.labels, "protocol": settings.protocol, "epochs": settings.epochs,
+                "channels": settings.channels, "cells": settings.cells,
+                "auxiliary": settings.auxiliary_weight > 0, "params": count_params(self.network),
+                "mult_adds": count_mult_adds(self.network, info.channels, info.image_size),
+                "test_error_percent": self.last, "best_epoch_test_error_percent": self.best,
+                "train_seconds": round(self.seconds, 3),
+                "peak_memory_bytes": peak_memory(session.device)}
+
+    def _train_epoch(self) -> None:
+        settings, clock = self.settings, self.session.clock
+        rate = learning_rate(self.epoch, schedule=settings.schedule, epochs=settings.epochs,
+                             start=settings.learning_rate, end=settings.learning_rate_min,
+                             warmup_epochs=settings.warmup_epochs, decay=settings.schedule_decay,
+                             cycles=settings.schedule_cycles, power=settings.schedule_power)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.network.drop_rate.fill_(settings.drop_path * self.epoch / settings.epochs)
+        stream = self.data.train.batches(settings.batch_size, seed=derive_seed(self.seed, "train"),
+                                         augmentation=self.augmentation,
+                                         start=self.epoch * self.steps + self.step)
+        started = time.perf_counter()
+        for _ in range(self.step, self.steps):
+            with clock("data"):
+                x, y = next(stream)
+            with clock("weights"):
+                self.averages.add(self._train_step(x, y), len(y))
+            self.step += 1
+            self._look(started)
+
+    def _train_step(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+        settings, target = self.settings, y
+        if settings.mixup:
+            x, target = mixed_up(x, y, self.data.info.classes, settings.mixup, self.rng)
+        self.network.train()
+        self.optimizer.zero_grad(set_to_none=True)
+        with self.session.precision.context():
+            logits, auxiliary = self.network(x)
+        logits = logits.float()
+        loss = cross_entropy(logits, target, label_smoothing=settings.label_smoothing)
+        total = loss
+        if auxiliary is not None:
+            total = loss + settings.auxiliary_weight * cross_entropy(
+                auxiliary.float(), target, label_smoothing=settings.label_smoothing)
+        total.backward()
+        if settings.grad_clip:
+            nn.utils.clip_grad_norm_(self.network.parameters(), settings.grad_clip)
+        self.optimizer.step()
+        correct = (logits.detach().argmax(dim=1) == y).float().mean()
+        return {"train_loss": loss.detach(), "train_accuracy": 100 * correct}
+
+    def _look(self, started: float) -> None:
+        if self.session.device.type == "cpu" or self.step % CHECK_EVERY == 0:
+            self._healthy()
+        if self.epoch == 0 and self.step == min(5, self.steps) and self.settings.epochs > 1:
+            per_step = (time.perf_counter() - started) / self.step
+            self.session.display.estimate("retraining", per_step * self.steps * self.settings.epochs,
+                                          peak_memory(self.session.device))
+        self.session.display.step(self.step)
+        self.session.step_done(self.state_dict, self._healthy)
+
+    def _healthy(self) -> None:
+        if self.averages.count:
+            self.averages.check(f"evaluation, epoch {self.epoch}, step {self.step}",
+                                "a lower evaluation.learning_rate or hardware.precision=float32")
+
+    def _end_epoch(self) -> None:
+        self._healthy()
+        settings, epoch = self.settings, self.epoch
+        metrics: dict[str, Any] = {"phase": "evaluate", "epoch": epoch, **self.averages.read(),
+                                   "learning_rate": self.optimizer.param_groups[0]["lr"],
+                                   "genotype": self.labels["genotype"]["name"],
+                                   "repeat": self.labels["repeat"]}
+        if epoch + 1 == settings.epochs or epoch % settings.test_every == 0:
+            with self.session.clock("evaluation"):
+                loss, self.last = self._test()
+            self.best = self.last if self.best is None else min(self.best, self.last)
+            metrics |= {"test_loss": loss, "test_error_percent": self.last}
+        seconds = self.session.clock.read()
+        self.seconds += sum(seconds.values())
+        metrics["seconds"] = {key: round(value, 4) for key, value in seconds.items()}
+        self.session.record(metrics)
+        self.epoch, self.step, self.averages = epoch + 1, 0, Averages()
+        if self.epoch < settings.epochs:
+            self.session.step_done(self.state_dict, lambda: None)
+
+    def _test(self) -> tuple[float, float]:
+        """Mean cross entropy and error in percent on the test split."""
+        self.network.eval()
+        loss = correct = torch.zeros((), dtype=torch.float64, device=self.session.device)
+        with torch.inference_mode():
+            for x, y in self.data.test.once(self.settings.test_batch_size):
+                with self.session.precision.context():
+                    logits = self.network(x)[0].float()
+                loss = loss + cross_entropy(logits, y, reduction="sum")
+                correct = correct + (logits.argmax(dim=1) == y).sum()
+        n = len(self.data.test)
+        return float(loss) / n, 100 - 100 * float(correct) / n
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything needed to continue bit-equal."""
+        self.seconds += sum(self.session.clock.read().values())
+        return {"phase": "evaluate", "epoch": self.epoch, "step": self.step,
+                "seconds": self.seconds, "last": self.last, "best": self.best,
+                "averages": self.averages.state_dict(), "network": self.network.state_dict(),
+                "optimizer": self.optimizer.state_dict(), "rng": self.rng.get_state()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for key in ("epoch", "step", "seconds", "last", "best"):
+            setattr(self, key, state[key])
+        self.averages.load_state_dict(state["averages"], self.session.device)
+        self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.rng.set_state(state["rng"])

@@ -1,0 +1,231 @@
+"""One run from configuration to result: search, derive, retrain, record; or continue where it was."""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nasbench import data, machine
+from nasbench.display import Display
+from nasbench.export import save_model
+from nasbench.identity import fingerprint, run_name
+from nasbench.interrupt import Interrupt, Interrupted
+from nasbench.loggers import open_logger
+from nasbench.measure import FinalMeasures
+from nasbench.retrain.loop import RetrainLoop
+from nasbench.run_folder import RESULT_SCHEMA, RunFolder, now, write_json
+from nasbench.search.loop import SearchLoop
+from nasbench.session import Session
+from nasbench.setup_run import Parts, prepare
+from search_spaces import Genotype
+from search_spaces.diagnosis import collapse_warning
+
+log = logging.getLogger("nasbench")
+Work = Callable[[Session, dict[str, Any] | None], None]
+
+
+def execute(config: dict[str, Any], display: Display | None = None) -> dict[str, Any]:
+    """Run, continue or report a finished run; returns the content of `result.json`.
+
+    config: the resolved configuration as plain Python. Raises ValueError or OSError for the user's
+    mistakes, Interrupted after Ctrl-C or SIGTERM (everything saved).
+    """
+    display = display or Display()
+    if config["task"] == "compress":
+        from nasbench.compress.task import compression
+        hardware, device, precision, work, finished = compression(config)
+    elif config["task"] == "search":
+        parts = prepare(config)
+        hardware, device, precision = parts.hardware, parts.device, parts.precision
+        work, finished = (lambda s, state: search_and_retrain(s, state, parts)), _finished(parts)
+    else:
+        raise ValueError(f"task: must be search or compress, got {config['task']!r}")
+    if hardware.threads:
+        torch.set_num_threads(hardware.threads)
+    precision.apply()
+    identity = fingerprint(config)
+    path = Path(config["run_dir"] or Path("results/runs") / run_name(config))
+    folder = RunFolder(path, identity)
+    with folder.locked(), _logging_to(path / "log.txt"):
+        previous = folder.read_result()
+        if previous and previous["status"] == "done" and finished(previous):
+            display.say(f"{path}: already finished; showing its result (remove the folder to run it "
+                        "again)")
+            display.summary(previous, str(path))
+            return previous
+        state = folder.load()
+        result = state["result"] if state else _new_result(config, path.name, device)
+        result |= {"status": "running", "finished": None, "error": None}
+        write_json(path / "config.json", config)
+        machine.reset_peak_memory(device)
+        logger = open_logger(config["logger"]["name"], path, config)
+        interrupt = Interrupt()
+        session = Session(folder, hardware, device, precision, display, logger, interrupt, result)
+        display.say(f"{'continuing' if state else 'starting'} {path} on "
+                    f"{result['hardware']['name']}")
+        folder.write_result(result)
+        with interrupt.watching(), _outcome(session):
+            work(session, state)
+        display.summary(result, str(path))
+        return result
+
+
+def _finished(parts: Parts) -> Callable[[dict[str, Any]], bool]:
+    """Whether a result holds all that this stage asks for."""
+    def finished(result: dict[str, Any]) -> bool:
+        if parts.stage == "search":
+            return result["search"] is not None
+        cells = 1 if parts.given else len((result["search"] or {}).get("genotypes", []))
+        return cells > 0 and len(result["evaluation"]) >= cells * parts.evaluation.repeats
+    return finished
+
+
+def search_and_retrain(session: Session, state: dict[str, Any] | None, parts: Parts) -> None:
+    """The search and evaluation phases, from wherever `state` left them."""
+    result = session.result
+    if parts.stage == "evaluate" and parts.given is None and result["search"] is None:
+        raise ValueError("stage=evaluate: nothing has been searched in this run folder; run "
+                         "stage=search first or give evaluation.genotype")
+    if parts.stage != "evaluate" and result["search"] is None:
+        _search(session, state if state and state["phase"] == "search" else None, parts)
+        state = None
+    if parts.stage != "search":
+        _evaluate(session, state, parts)
+
+
+def _search(session: Session, state: dict[str, Any] | None, parts: Parts) -> None:
+    channels_last = parts.hardware.channels_last
+    splits = data.search_data(
+        parts.dataset, valid_fraction=parts.search.valid_fraction,
+        train_fraction=parts.search.train_fraction, device=session.device,
+        workers=parts.hardware.workers, channels_last=channels_last)
+    torch.manual_seed(data.derive_seed(parts.seed, "supernet"))
+    network = parts.search_network().to(session.device)
+    if channels_last:
+        network = network.to(memory_format=torch.channels_last)
+    measures = FinalMeasures(parts.final_network, parts.info.channels, parts.info.image_size,
+                             session.device)
+    augmentation = parts.dataset.augmentation(cutout=parts.search.cutout, policy=None)
+    torch.manual_seed(data.derive_seed(parts.seed, "search"))
+    loop = SearchLoop(session, parts.search, network, parts.strategy, parts.early_stop, splits,
+                      augmentation, measures, parts.seed)
+    if state is not None:
+        loop.load_state_dict(state)
+        session.restore_generators(state)
+    session.result["search"] = loop.run()
+    session.save({"phase": "evaluate-next"})
+    session.folder.write_result(session.result)
+    _report_search(session, parts)
+
+
+def _report_search(session: Session, parts: Parts) -> None:
+    from nasbench import draw, plots  # matplotlib: not before the first step
+
+    folder = session.folder.path
+    for i, found in enumerate(session.result["search"]["genotypes"]):
+        genotype = Genotype.from_dict(found["genotype"])
+        write_json(folder / f"genotype-{i}.json", found)
+        for path in draw.save(draw.draw_genotype(genotype, found["name"]), folder / f"cells-{i}"):
+            session.logger.artifact(path)
+        warning = collapse_warning(genotype)
+        if warning:
+            session.display.say(f"warning: {found['name']}: {warning}")
+    plots.save_run_plots(folder, parts.strategy.plots(session.folder.read("metrics.jsonl")))
+
+
+def _evaluate(session: Session, state: dict[str, Any] | None, parts: Parts) -> None:
+    evaluation, result = parts.evaluation, session.result
+    if parts.given:
+        cells = [parts.given]
+    else:
+        cells = [(g["name"], Genotype.from_dict(g["genotype"]))
+                 for g in result["search"]["genotypes"]]
+    plan = [(name, genotype, repeat) for name, genotype in cells
+            for repeat in range(evaluation.repeats)]
+    splits = data.evaluation_data(parts.dataset, device=session.device,
+                                  workers=parts.hardware.workers,
+                                  channels_last=parts.hardware.channels_last)
+    augmentation = parts.dataset.augmentation(cutout=evaluation.cutout, policy=evaluation.policy)
+    for index, (name, genotype, repeat) in enumerate(plan):
+        if index < len(result["evaluation"]):
+            continue
+        machine.reset_peak_memory(session.device)
+        seed = data.derive_seed(parts.seed, "evaluation", repeat)
+        torch.manual_seed(seed)
+        network = parts.final_network(genotype, training=True).to(session.device)
+        if parts.hardware.channels_last:
+            network = network.to(memory_format=torch.channels_last)
+        loop = RetrainLoop(session, evaluation, network, splits, augmentation, seed,
+                           {"genotype": {"name": name, **genotype.to_dict()}, "repeat": repeat})
+        if state is not None and state["phase"] == "evaluate":
+            loop.load_state_dict(state)
+            session.restore_generators(state)
+        state = None
+        result["evaluation"].append(loop.run())
+        save_model(session.folder.path / f"model-{index}", network, genotype, parts)
+        session.save({"phase": "evaluate-next"})
+        session.folder.write_result(result)
+
+
+def _new_result(config: dict[str, Any], run_id: str, device: torch.device) -> dict[str, Any]:
+    return {"schema": RESULT_SCHEMA, "status": "running", "error": None, "run_id": run_id,
+            "algorithm": config["algorithm"]["name"], "dataset": config["dataset"]["name"],
+            "seed": config["seed"], "config": config, "commit": machine.commit(),
+            "versions": machine.versions(), "hardware": machine.describe_hardware(device),
+            "started": now(), "finished": None, "search": None, "evaluation": []}
+
+
+@contextmanager
+def _outcome(session: Session) -> Iterator[None]:
+    """Whatever ends the work is written to result.json; running out of memory becomes advice."""
+    result = session.result
+    try:
+        yield
+        result["status"] = "done"
+    except (Interrupted, KeyboardInterrupt) as error:
+        result |= {"status": "interrupted", "error": f"interrupted by {error or 'SIGINT'}"}
+        raise
+    except BaseException as error:
+        log.error("%s", traceback.format_exc())
+        advice = _out_of_memory(error)
+        result |= {"status": "failed",
+                   "error": advice or str(error) or type(error).__name__}
+        if advice:
+            raise ValueError(advice) from None
+        raise
+    finally:
+        session.display.end()
+        result["finished"] = now()
+        session.logger.close(failed=result["status"] == "failed")
+        session.folder.write_result(result)
+
+
+def _out_of_memory(error: BaseException) -> str | None:
+    if isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+            isinstance(error, RuntimeError) and "can't allocate memory" in str(error)):
+        return ("out of memory; lower search.batch_size, search.channels, evaluation.batch_size or "
+                "evaluation.channels, or set hardware.precision=bfloat16")
+    return None
+
+
+@contextmanager
+def _logging_to(path: Path) -> Iterator[None]:
+    """The program's log lines, with times, go to the run's log file."""
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logger, propagate = logging.getLogger("nasbench"), logging.getLogger("nasbench").propagate
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.propagate = propagate
+        logger.removeHandler(handler)
+        handler.close()

@@ -1,0 +1,68 @@
+"""What the fast cell knows of each candidate operation: a list of live terms per cell.
+
+An operation the kernels do not know is a `Library` term: it runs as the module it is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from search_spaces.darts.search_network import SearchCell
+from search_spaces.operations import DilatedConv, Pool, SeparableConv
+
+
+@dataclass(frozen=True)
+class Stage:
+    """ReLU (after the previous stage's normalisation), depthwise, pointwise, normalisation."""
+
+    depthwise: nn.Conv2d
+    pointwise: nn.Conv2d
+    norm: nn.BatchNorm2d
+
+    @property
+    def kernel(self) -> int:
+        return self.depthwise.kernel_size[0]
+
+
+@dataclass(frozen=True)
+class Term:
+    """One live operation of one edge. kind: skip, max, avg, conv (with stages) or library."""
+
+    kind: str
+    source: int
+    edge: int
+    operation: int
+    module: nn.Module
+    stages: tuple[Stage, ...] = ()
+
+
+def plain_norm(norm: nn.Module) -> bool:
+    return isinstance(norm, nn.BatchNorm2d) and not norm.affine and norm.track_running_stats
+
+
+
+
+def make_term(module: nn.Module, source: int, edge: int, operation: int) -> Term:
+    """Recognise the operation by its module."""
+    if type(module) is nn.Identity:
+        return Term("skip", source, edge, operation, module)
+    if type(module) is Pool and plain_norm(module.bn):
+        kind = {nn.MaxPool2d: "max", nn.AvgPool2d: "avg"}.get(type(module.pool), "library")
+        return Term(kind, source, edge, operation, module)
+    stages: tuple[Stage, ...] = ()
+    if type(module) is SeparableConv:
+        stages = (Stage(module.dw1, module.pw1, module.bn1), Stage(module.dw2, module.pw2, module.bn2))
+    elif type(module) is DilatedConv:
+        stages = (Stage(module.dw, module.pw, module.bn),)
+    if stages and all(s.kernel in (3, 5, 7) and plain_norm(s.norm) for s in stages):
+        return Term("conv", source, edge, operation, module, stages)
+    return Term("library", source, edge, operation, module)
+
+
+def all_terms(cell: SearchCell) -> dict[tuple[int, int], Term]:
+    """Every real operation of a cell by (edge, operation)."""
+    space = cell.space
+    return {(e, o): make_term(cell.edge(e)[space.operations[o]], source, e, o)
+            for e, (source, _) in enumerate(space.edges) for o in space.real}

@@ -1,0 +1,64 @@
+"""Signs of collapse (DARTS+, Liang et al., arXiv 1909.06035): skip connections, settled orders."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from search_spaces.genotype import Genotype
+from search_spaces.space import CELL_TYPES, CellSpace
+
+COMPARISONS = ("full", "argmax")
+CELL_CHOICES = (*CELL_TYPES, "both")
+COLLAPSE_SHARE = 0.5  # of the normal cell's inputs; DARTS+ itself already stops at 2 of 8
+
+
+def skip_connects(genotype: Genotype, cells: str) -> int:
+    """Skip connections of the `normal` or the `reduce` cell, or the larger count for `both`."""
+    kinds = CELL_TYPES if cells == "both" else (cells,)
+    return max(getattr(genotype, kind).skip_connects() for kind in kinds)
+
+
+def learnable_order(weights: Tensor, space: CellSpace, row_types: Sequence[int], *, compare: str,
+                    cells: str) -> Tensor:
+    """The order of the operations with weights on every edge, strongest first.
+
+    weights [rows, edges, operations] -> int64 operation indices [chosen rows, edges, n]: all
+    learnable operations (`full`) or the strongest (`argmax`); ties keep the lower index.
+    """
+    rows = [i for i, t in enumerate(row_types) if cells in ("both", CELL_TYPES[t])]
+    columns = torch.tensor(space.learnable)
+    table = weights.detach().cpu()[rows][..., columns]
+    order = columns[table.argsort(dim=-1, descending=True, stable=True)]
+    return order if compare == "full" else order[..., :1]
+
+
+def stable_since(history: Sequence[Tensor], space: CellSpace, row_types: Sequence[int], *,
+                 compare: str = "full", cells: str = "both") -> int | None:
+    """The first epoch from which on the learnable order never changed again, None for no history.
+
+    history: the architecture weights after each epoch, from epoch 0. The last epoch itself means
+    that the order was still changing when the search ended.
+    """
+    orders = [learnable_order(w, space, row_types, compare=compare, cells=cells) for w in history]
+    since = None
+    for epoch in range(len(orders) - 1, -1, -1):
+        if not torch.equal(orders[epoch], orders[-1]):
+            break
+        since = epoch
+    return since
+
+
+def collapse_warning(genotype: Genotype) -> str | None:
+    """A sentence when more than half of the normal cell's inputs are skip connections, else None.
+
+    A sign, not a verdict: ASAP's published normal cell has 5 of 8 and is good.
+    """
+    skips, inputs = genotype.normal.skip_connects(), len(genotype.normal.edges)
+    if skips <= COLLAPSE_SHARE * inputs:
+        return None
+    return (f"{skips} of the {inputs} inputs of the derived normal cell are skip connections: the "
+            "search has probably collapsed; compare with random sampling, or search with "
+            "early_stop=skip_count")
