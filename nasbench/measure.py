@@ -27,11 +27,9 @@ def count_mult_adds(network: nn.Module, in_channels: int, image_size: int) -> in
 
     def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         nonlocal total
-        if isinstance(module, nn.Conv2d):
-            per_output = module.weight[0].numel()
-        else:
-            per_output = module.weight.shape[1]
-        total += per_output * output.numel()
+        # One output value costs one filter (or one row) of multiply-adds.
+        weight = module.get_parameter("weight")
+        total += weight.numel() // weight.shape[0] * output.numel()
 
     handles = [m.register_forward_hook(hook) for m in network.modules()
                if isinstance(m, nn.Conv2d | nn.Linear)]

@@ -119,6 +119,8 @@ def _search(session: Session, state: dict[str, Any] | None, parts: Parts) -> Non
         loop.load_state_dict(state)
         session.restore_generators(state)
     session.result["search"] = loop.run()
+    torch.save({"network": network.state_dict(), "strategy": parts.strategy.state_dict()},
+               session.folder.path / "supernet.pt")
     session.save({"phase": "evaluate-next"})
     session.folder.write_result(session.result)
     _report_search(session, parts)

@@ -48,7 +48,7 @@ class Parts:
     early_stop: EarlyStop
     given: tuple[str, Genotype] | None
 
-    def search_network(self) -> nn.Module:
+    def search_network(self) -> SearchNetwork:
         """A fresh search network, drawn from torch's global generator."""
         return SearchNetwork(
             self.space, self.search.channels, self.search.cells, self.info.classes,

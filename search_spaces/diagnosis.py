@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -62,3 +63,30 @@ def collapse_warning(genotype: Genotype) -> str | None:
     return (f"{skips} of the {inputs} inputs of the derived normal cell are skip connections: the "
             "search has probably collapsed; compare with random sampling, or search with "
             "early_stop=skip_count")
+
+
+def diagnosis_plots(genotypes: Sequence[Genotype], weights: Sequence[Tensor], space: CellSpace,
+                    row_types: Sequence[int]) -> list[dict[str, Any]]:
+    """Figures of a search's epochs: skip connections of the derived cells, and per cell type the
+    architecture weight of every operation, mean over edges (and over cells of their own).
+
+    genotypes, weights [rows, edges, operations]: one per epoch, from epoch 0; no weights, no figure
+    of them. Returned in the form of `Strategy.plots`.
+    """
+    skips = {kind: [(epoch, getattr(genotype, kind).skip_connects())
+                    for epoch, genotype in enumerate(genotypes)] for kind in CELL_TYPES}
+    figures: list[dict[str, Any]] = [
+        {"name": "skip_connects", "title": "Skip connections of the derived cells",
+         "x_label": "epoch", "y_label": "skip connections", "series": skips}]
+    since = stable_since(weights, space, row_types) if space.learnable else None
+    for t, kind in enumerate(CELL_TYPES):
+        rows = [i for i, row_type in enumerate(row_types) if row_type == t]
+        if not rows or not weights:
+            continue
+        means = [w.detach().cpu()[rows].mean(dim=(0, 1)).tolist() for w in weights]
+        figures.append({
+            "name": f"operation_weights_{kind}", "x_label": "epoch", "y_label": "mean weight",
+            "title": f"Operations of the {kind} cell (learnable order constant from epoch {since})",
+            "series": {name: [(epoch, mean[o]) for epoch, mean in enumerate(means)]
+                       for o, name in enumerate(space.operations)}})
+    return figures

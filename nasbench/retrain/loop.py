@@ -73,7 +73,7 @@ class RetrainLoop:
                              cycles=settings.schedule_cycles, power=settings.schedule_power)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        self.network.drop_rate.fill_(settings.drop_path * self.epoch / settings.epochs)
+        self.network.get_buffer("drop_rate").fill_(settings.drop_path * self.epoch / settings.epochs)
         stream = self.data.train.batches(settings.batch_size, seed=derive_seed(self.seed, "train"),
                                          augmentation=self.augmentation,
                                          start=self.epoch * self.steps + self.step)

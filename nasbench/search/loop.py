@@ -49,7 +49,8 @@ class SearchLoop:
         strategy.setup(Problem(network, self.weights, self.scorer, self._batches, measures,
                                self.rng))
         self.epoch, self.step, self.images = 0, 0, 0
-        self.seconds, self.best = 0.0, {"supernet_valid_accuracy": None}
+        self.seconds = 0.0
+        self.best: dict[str, float | None] = {"supernet_valid_accuracy": None}
         self.epoch_seconds: dict[str, float] = {}
         self.averages = Averages()
 

@@ -60,6 +60,7 @@ class SupernetWeights:
             out = {"train_loss": torch.stack(losses).mean(),
                    "train_accuracy": 100 * torch.stack(correct).mean()}
             if mixing_gradient:
+                assert leaf.grad is not None
                 out["mixing_gradient"] = leaf.grad
             return out
 

@@ -46,7 +46,7 @@ class FinalCell(nn.Module):
             for name, (op, source, target) in zip(self.names, self.graph.edges, strict=True):
                 if target != node:
                     continue
-                module = self.get_submodule(name)[op]
+                module = self.get_submodule(f"{name}.{op}")
                 y = module(states[source])
                 if drop_rate is not None and not isinstance(module, nn.Identity):
                     y = drop_path(y, drop_rate)

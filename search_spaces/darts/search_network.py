@@ -67,7 +67,9 @@ class SearchCell(nn.Module):
     def edge(self, index: int) -> nn.ModuleDict:
         """The candidate operations of one edge, by name."""
         source, target = self.space.edges[index]
-        return self.get_submodule(f"edge{source}->{target}")
+        edge = self.get_submodule(f"edge{source}->{target}")
+        assert isinstance(edge, nn.ModuleDict)
+        return edge
 
     def forward(self, before: Tensor, previous: Tensor, weights: list[list[Tensor]],
                 live: list[list[bool]]) -> Tensor:
@@ -132,7 +134,9 @@ class SearchNetwork(nn.Module):
         return values.to(self.classifier.weight, copy=True)
 
     def cell(self, index: int) -> SearchCell:
-        return self.get_submodule(f"cell{index}")
+        cell = self.get_submodule(f"cell{index}")
+        assert isinstance(cell, SearchCell)
+        return cell
 
     def forward(self, x: Tensor, mixing: Mixing | Tensor) -> Tensor:
         """x [N,channels,H,W] -> logits [N, classes]."""

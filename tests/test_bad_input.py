@@ -1,0 +1,207 @@
+"""A user's mistake is one line naming the key or file, exit code 2, and nothing is overwritten."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import runs
+import torch
+
+from nasbench import checkpoint
+from nasbench.configuration import main
+from search_spaces import Genotype, load_genotype, parse_genotypes
+
+GIVEN = ["stage=evaluate"]
+GOOD = {"normal": [["sep_conv_3x3", 0], ["skip_connect", 1]] * 4, "normal_concat": [2, 3, 4, 5],
+        "reduce": [["sep_conv_3x3", 0], ["skip_connect", 1]] * 4, "reduce_concat": [2, 3, 4, 5]}
+
+
+def refused(capsys: pytest.CaptureFixture[str], *overrides: str) -> str:
+    """The one error line of `run.py OVERRIDES`."""
+    assert main([*runs.TINY, *overrides]) == 2
+    captured = capsys.readouterr()
+    lines = captured.err.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error: "), captured.err
+    assert "Traceback" not in captured.out + captured.err
+    return lines[0]
+
+
+@pytest.mark.parametrize("override, words", [
+    ("algorithm=dart", ["algorithm/dart", "darts_plus"]),
+    ("search.epoch=3", ["search.epoch", "epochs"]),
+    ("+search.epoch=3", ["search.epoch", "unknown"]),
+    ("search.epochs=-1", ["search.epochs", "at least 1", "-1"]),
+    ("search.epochs=many", ["search.epochs", "integer", "many"]),
+    ("search.epochs=2.5", ["search.epochs", "integer"]),
+    ("search.batch_size=100000", ["search.batch_size", "100000"]),
+    ("search.valid_fraction=0", ["search.valid_fraction", "between 0 and 1"]),
+    ("search.valid_fraction=1.0", ["search.valid_fraction", "between 0 and 1"]),
+    ("search.learning_rate=nan", ["search.learning_rate", "finite"]),
+    ("search.channels=5", ["search.channels", "even"]),
+    ("search.batch_norm=frozen", ["search.batch_norm", "running"]),
+    ("evaluation.drop_path=1.5", ["evaluation.drop_path"]),
+    ("evaluation.schedule=sine", ["evaluation.schedule", "cosine"]),
+    ("evaluation.genotype=NOT_A_CELL", ["NOT_A_CELL", "zoo"]),
+    ("algorithm.learning_rate=-1", ["algorithm.learning_rate", "positive"]),
+    ("search_space.operations=[none]", ["search_space.operations"]),
+    ("search_space.operations=[none,conv_9x9]", ["search_space.operations", "conv_9x9"]),
+    ("search_space.modules=[no_such_module]", ["search_space.modules", "no_such_module"]),
+    ("hardware=gpu", ["hardware"]),
+    ("hardware.precision=float16", ["hardware.precision", "bfloat16"]),
+    ("stage=retrain", ["stage", "evaluate"]),
+    ("task=prune", ["task", "compress"]),
+    ("seed=-1", ["seed"]),
+    ("stage=evaluate", ["stage=evaluate", "stage=search"]),
+])
+def test_bad_configuration(override: str, words: list[str], tmp_path: Path,
+                           capsys: pytest.CaptureFixture[str]) -> None:
+    if override == "hardware=gpu" and torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    line = refused(capsys, override, f"run_dir={tmp_path / 'run'}")
+    for word in words:
+        assert word in line, line
+
+
+@pytest.mark.parametrize("size", [9, 30, 1])
+def test_impossible_image_size(size: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = refused(capsys, f"dataset.image_size={size}", "dataset.crop_padding=0",
+                   f"run_dir={tmp_path / 'run'}")
+    assert "image_size" in line
+
+
+def test_missing_data_says_where(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = refused(capsys, "dataset=cifar10", "dataset.limit_train=128", f"dataset.root={tmp_path}",
+                   f"run_dir={tmp_path / 'run'}")
+    assert str(tmp_path) in line and "cifar-10-batches-py" in line and "download" in line
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("change, words", [
+    ({"normal": [["conv_9x9", 0], ["skip_connect", 1]] * 4}, "conv_9x9"),
+    ({"normal": [["skip_connect", 2], ["skip_connect", 1]] * 4}, "earlier"),
+    ({"normal": [["skip_connect", -1], ["skip_connect", 1]] * 4}, "earlier"),
+    ({"normal": [["none", 0], ["none", 1]] * 4}, "no path"),
+    ({"normal": [["skip_connect", 0]] * 3}, "two per node"),
+    ({"normal": "skip"}, "list"),
+    ({"normal": [["skip_connect", 0.5], ["skip_connect", 1]] * 4}, "integer"),
+    ({"normal_concat": [9]}, "no inputs"),
+    ({"normal_concat": []}, "empty"),
+])
+def test_bad_genotype_file(change: dict, words: str, tmp_path: Path,
+                           capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "cell.json"
+    path.write_text(json.dumps(GOOD | change))
+    line = refused(capsys, *GIVEN, f"evaluation.genotype={path}", f"run_dir={tmp_path / 'run'}")
+    assert str(path) in line and words in line
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("text, words", [
+    ("{", "malformed JSON"),
+    ("[" * 100000, ""),
+    ("__import__('os').system('touch /tmp/evaluated')", "Genotype"),
+    ("Genotype(normal=[(open('x'), 0)] * 8)", "literal"),
+    ("{\"normal\": " + "[" * 2000 + "]" * 2000 + "}", ""),
+    ("null", "Genotype"),
+])
+def test_malformed_text(text: str, words: str, tmp_path: Path,
+                        capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "cell.txt"
+    path.write_text(text)
+    line = refused(capsys, *GIVEN, f"evaluation.genotype={path}", f"run_dir={tmp_path / 'run'}")
+    assert str(path) in line and words in line and len(line) < 400
+
+
+def test_huge_genotype_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "cell.json"
+    path.write_bytes(b" " * (5 * 1024 * 1024))
+    assert "larger than" in refused(capsys, *GIVEN, f"evaluation.genotype={path}")
+
+
+def test_pasted_genotype_equals_the_published_one() -> None:
+    text = ("DARTS_V2 = Genotype(normal=[('sep_conv_3x3', 0), ('sep_conv_3x3', 1), ('sep_conv_3x3', "
+            "0), ('sep_conv_3x3', 1), ('sep_conv_3x3', 1), ('skip_connect', 0), ('skip_connect', 0),"
+            " ('dil_conv_3x3', 2)], normal_concat=range(2, 6), reduce=[('max_pool_3x3', 0), "
+            "('max_pool_3x3', 1), ('skip_connect', 2), ('max_pool_3x3', 1), ('max_pool_3x3', 0), "
+            "('skip_connect', 2), ('skip_connect', 2), ('max_pool_3x3', 1)], "
+            "reduce_concat=[2, 3, 4, 5])")
+    assert parse_genotypes(text, "pasted") == [load_genotype("DARTS_V2")]
+
+
+def test_nodes_without_inputs() -> None:
+    """A node without inputs may feed others (it is zero); it may not be concatenated."""
+    cell = {"edges": [["skip_connect", 0, 2], ["sep_conv_3x3", 3, 4]], "concat": [2, 4]}
+    Genotype.from_dict({"normal": cell, "reduce": cell})
+    with pytest.raises(ValueError, match="no inputs"):
+        Genotype.from_dict({"normal": cell | {"concat": [2, 3]}, "reduce": cell})
+    with pytest.raises(ValueError, match="no path"):
+        Genotype.from_dict({"normal": cell | {"concat": [4]}, "reduce": cell})
+
+
+def test_run_folder_of_another_configuration(tmp_path: Path,
+                                             capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "run"
+    runs.run(folder, "search.epochs=1", "stage=search")
+    before = (folder / "result.json").read_bytes()
+    line = refused(capsys, "search.epochs=2", "stage=search", f"run_dir={folder}")
+    assert "run_dir" in line and "another configuration" in line
+    assert (folder / "result.json").read_bytes() == before
+
+
+def test_foreign_folder_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "thesis.tex").write_text("precious")
+    assert "run_dir" in refused(capsys, f"run_dir={tmp_path}")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["thesis.tex"]
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 truncated", None])
+def test_bad_checkpoint(content: bytes | None, tmp_path: Path,
+                        capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "run"
+    runs.run(folder, "search.epochs=1", "stage=search")
+    path = folder / checkpoint.NAME
+    if content is None:
+        torch.save({"weights": torch.zeros(2)}, path)
+    else:
+        path.write_bytes(content)
+    before = path.read_bytes()
+    line = refused(capsys, "search.epochs=1", f"run_dir={folder}")
+    assert str(path) in line and "checkpoint" in line
+    assert path.read_bytes() == before
+
+
+def test_loss_not_finite_stops_and_keeps_the_checkpoint(tmp_path: Path,
+                                                        capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "run"
+    line = refused(capsys, "search.learning_rate=1e30", "search.grad_clip=0",
+                   "hardware.checkpoint_seconds=0", f"run_dir={folder}")
+    assert "not finite" in line and "search, epoch" in line and "search.learning_rate" in line
+    result = json.loads((folder / "result.json").read_text())
+    assert result["status"] == "failed" and "not finite" in result["error"]
+    state = torch.load(folder / checkpoint.NAME, weights_only=True)
+    assert all(torch.isfinite(v) for v in state["averages"]["sums"].values())
+
+
+def test_out_of_memory_names_the_knobs(tmp_path: Path, capsys: pytest.CaptureFixture[str],
+                                       monkeypatch: pytest.MonkeyPatch) -> None:
+    from nasbench.search.weights import SupernetWeights
+
+    def exhausted(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(SupernetWeights, "step", exhausted)
+    line = refused(capsys, f"run_dir={tmp_path / 'run'}")
+    assert "search.batch_size" in line and "channels" in line and "precision" in line
+
+
+def test_unwritable_and_full(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("")
+    line = refused(capsys, f"run_dir={tmp_path / 'file' / 'run'}")
+    assert str(tmp_path / "file") in line
+    full = Path("/dev/full")
+    if full.exists():
+        (tmp_path / "run").mkdir()
+        (tmp_path / "run" / "lock").symlink_to(full)
+        assert "run_dir" in refused(capsys, f"run_dir={tmp_path / 'run'}")
