@@ -7,15 +7,15 @@
 * `derive`: section 2.4, the two strongest non-zero edges per node.
 
 Departures from the paper and the original code
-1. Architecture parameters start at 1e-3 * N(0, 1) as in the code (`initial_scale`); the paper starts
-   at zero: set 0.
+1. Architecture parameters start at 1e-3 * N(0, 1) as in the code (`initial_scale`); the paper
+   starts at zero: set 0.
 2. The validation batch of a step comes from one shuffled pass after another (without replacement);
    the original draws a fresh random batch per step. Same distribution per batch.
 3. After the finite difference the weights are restored exactly (the original adds back and keeps a
    float32 residue), and the two displaced passes and the virtual step leave the batch-norm
    statistics alone; the original's main network sees the displaced passes too.
-4. With separate parameters per cell (`search_space.share_cells=false`) the derived genotype uses the
-   mean weights over the cells of a type.
+4. With separate parameters per cell (`search_space.share_cells=false`) the derived genotype uses
+   the mean weights over the cells of a type; what each cell would choose is in `extra`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from algorithms.strategy import Batch, Derived, Problem, Strategy, check
-from search_spaces import Mixing, derive_top_two
+from search_spaces import Mixing, derive_top_two, top_two
 
 
 class DARTS(Strategy):
@@ -97,9 +97,13 @@ class DARTS(Strategy):
 
     def derive(self) -> list[Derived]:
         network = self.supernet
-        genotype = derive_top_two(self.mixing().weights, network.space, network.row_types)
+        weights = self.mixing().weights
+        genotype = derive_top_two(weights, network.space, network.row_types)
         rule = "two strongest inputs per node by softmax(alpha), none excluded (DARTS 2.4)"
-        return [Derived("DARTS", genotype, rule)]
+        extra: dict[str, Any] = {}
+        if tuple(network.row_types) != (0, 1):  # what every cell would choose on its own
+            extra["cells"] = [top_two(row, network.space).to_dict() for row in weights]
+        return [Derived("DARTS", genotype, rule, extra=extra)]
 
     def architecture_weights(self) -> Tensor:
         return self.mixing().weights.cpu()

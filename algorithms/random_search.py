@@ -1,6 +1,7 @@
 """Random search with weight sharing, and random sampling (Li & Talwalkar, UAI 2019).
 
-* `sample`: uniform over the space: per node two distinct inputs, each with a uniform real operation.
+* `sample_genotype`: uniform over the space: per node two distinct inputs, each with a uniform real
+  operation.
 * Training: each step draws one fresh cell pair and trains only its weights (single-path sharing).
 * After the last epoch N candidates are scored on `search_valid` under the shared weights; the best
   is returned. N = 1 is pure random *sampling*: nothing is scored, and no weights need training.
@@ -14,27 +15,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from algorithms.strategy import Batch, Derived, Metrics, Problem, Strategy, check
-from search_spaces import Cell, CellSpace, Genotype, Mixing
-
-
-def sample_cell(space: CellSpace, rng: torch.Generator) -> Cell:
-    """Two distinct inputs per node (one where only one exists), operations uniform and independent,
-    inputs in index order."""
-    chosen = []
-    for node in space.concat:
-        incoming = space.incoming(node)
-        order = torch.randperm(len(incoming), generator=rng).tolist()[:2]
-        draws = torch.randint(len(space.real), (2,), generator=rng).tolist()
-        chosen += [(incoming[i], space.real[o]) for i, o in zip(sorted(order), draws, strict=False)]
-    return space.cell(chosen)
-
-
-def sample_genotype(space: CellSpace, rng: torch.Generator) -> Genotype:
-    return Genotype(sample_cell(space, rng), sample_cell(space, rng))
+from search_spaces import Genotype, Mixing
+from search_spaces.sampling import sample_genotype
 
 
 class RandomSearch(Strategy):
@@ -75,9 +60,13 @@ class RandomSearch(Strategy):
         self.errors = [self.problem.score(self._code(cell)) for cell in self.cells]
         return {"candidates_scored": len(self.errors), "candidate_best_error": min(self.errors)}
 
+    def should_stop(self) -> str | None:
+        return "one random sample: there is nothing to train" if self.candidates == 1 else None
+
     def derive(self) -> list[Derived]:
         n = self.candidates
-        rule = "one uniform sample" if n == 1 else f"best of {n} uniform samples under shared weights"
+        rule = "one uniform sample" if n == 1 else \
+            f"best of {n} uniform samples under shared weights"
         accuracy = 100 - min(self.errors) if self.errors else None
         return [Derived(f"random (N={n})", self._best(), rule, accuracy)]
 

@@ -117,6 +117,7 @@ class Strategy(ABC):
     """Constructor arguments come from `conf/algorithm/NAME.yaml`; ValueError names a bad one."""
 
     needs_valid = True  # whether search_step reads its second batch
+    latency_device: str | None = None  # where `latency_ms` is measured; None: where the run computes
     problem: Problem
 
     def setup(self, problem: Problem) -> None:
@@ -138,7 +139,7 @@ class Strategy(ABC):
         return {}
 
     def should_stop(self) -> str | None:
-        """The reason to end the search after this epoch, or None."""
+        """The reason to end the search now, or None; asked before the first epoch and after each."""
         return None
 
     @abstractmethod

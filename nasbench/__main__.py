@@ -45,6 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--channels", type=int, help="default 36, or 48 from 97 pixels on")
     one.add_argument("--cells", type=int, dest="depth", help="default 20, or 14 from 97 pixels on")
     one.add_argument("--input-size", type=int, help="image edge in pixels")
+    one.add_argument("--classes", type=int, help="default: those of the data set")
     one.add_argument("--auxiliary", action="store_true", help="also count the auxiliary head")
     one.set_defaults(handler=_describe)
 
@@ -71,16 +72,17 @@ def _describe(options: argparse.Namespace) -> int:
 
     dataset = compose([f"dataset={options.dataset}"])["dataset"]
     size = options.input_size or dataset["image_size"]
-    if size is None or dataset["classes"] is None:
-        raise ValueError(f"--dataset {options.dataset}: its size is known only from the files; use "
-                         "another data set, with --input-size")
+    classes = options.classes or dataset["classes"]
+    if size is None or classes is None:
+        raise ValueError(f"--dataset {options.dataset}: its files decide the size and the classes; "
+                         "give --input-size and --classes")
     large = size > 96
     channels = options.channels or (48 if large else 36)
     depth = options.depth or (14 if large else 20)
     found = []
     for name, genotype in [pair for cell in options.cells for pair in load_genotypes(cell)]:
         with torch.device("meta"):
-            network = FinalNetwork(genotype, channels, depth, dataset["classes"], image_size=size,
+            network = FinalNetwork(genotype, channels, depth, classes, image_size=size,
                                    in_channels=dataset["channels"], auxiliary=options.auxiliary)
         whole = count_params(network, auxiliary=True) if options.auxiliary else None
         counted = sizes(network, dataset["channels"], size)
@@ -92,7 +94,8 @@ def _describe(options: argparse.Namespace) -> int:
 
 
 def _draw(options: argparse.Namespace) -> int:
-    from nasbench.draw import draw_genotype, save
+    from nasbench.draw import draw_genotype
+    from nasbench.plots import save
     from search_spaces import load_genotype
 
     suffix = options.output.suffix

@@ -17,7 +17,8 @@ def add_commands(subparsers: argparse._SubParsersAction) -> None:
     """Register the commands; each sets `handler(options) -> exit code`. Handlers raise ValueError
     or OSError with one line for what the user can put right."""
     tables = subparsers.add_parser("tables", help="a paper's tables with our measured rows")
-    tables.add_argument("--paper", help="darts, asap, ...; without it: all measured rows")
+    tables.add_argument("--paper", help="a paper of nasbench/published/papers.json; "
+                        "without it: all measured rows")
     tables.add_argument("--dataset")
     tables.add_argument("--unverified", action="store_true",
                         help="show published numbers of low confidence, marked")

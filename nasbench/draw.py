@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
-
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch
@@ -30,20 +27,6 @@ def draw_cells(cells: list[tuple[str, Cell]], title: str = "") -> Figure:
 
 def draw_genotype(genotype: Genotype, title: str = "") -> Figure:
     return draw_cells([("normal cell", genotype.normal), ("reduction cell", genotype.reduce)], title)
-
-
-def save(figure: Figure, path: Path, suffixes: Sequence[str] = (".svg", ".png")) -> list[Path]:
-    """Write `path` with each suffix; returns the paths. The SVG keeps its text as text."""
-    from matplotlib import rc_context
-
-    written = []
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "nasbench"}):
-        for suffix in suffixes:
-            target = path.with_name(path.name + suffix)
-            metadata = {"Date": None} if suffix == ".svg" else None
-            figure.savefig(target, dpi=110, metadata=metadata)
-            written.append(target)
-    return written
 
 
 def _draw(axis: Axes, cell: Cell) -> None:

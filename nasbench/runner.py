@@ -23,8 +23,8 @@ from nasbench.run_folder import RESULT_SCHEMA, RunFolder, now, write_json
 from nasbench.search.loop import SearchLoop
 from nasbench.session import Session
 from nasbench.setup_run import Parts, prepare
-from search_spaces import Genotype
-from search_spaces.diagnosis import collapse_warning
+from search_spaces import Cell, Genotype, SearchNetwork
+from search_spaces.diagnosis import collapse_warning, diagnosis_plots
 
 log = logging.getLogger("nasbench")
 Work = Callable[[Session, dict[str, Any] | None], None]
@@ -110,7 +110,7 @@ def _search(session: Session, state: dict[str, Any] | None, parts: Parts) -> Non
     if channels_last:
         network = network.to(memory_format=torch.channels_last)
     measures = FinalMeasures(parts.final_network, parts.info.channels, parts.info.image_size,
-                             session.device)
+                             torch.device(parts.strategy.latency_device or session.device))
     augmentation = parts.dataset.augmentation(cutout=parts.search.cutout, policy=None)
     torch.manual_seed(data.derive_seed(parts.seed, "search"))
     loop = SearchLoop(session, parts.search, network, parts.strategy, parts.early_stop, splits,
@@ -123,22 +123,32 @@ def _search(session: Session, state: dict[str, Any] | None, parts: Parts) -> Non
                session.folder.path / "supernet.pt")
     session.save({"phase": "evaluate-next"})
     session.folder.write_result(session.result)
-    _report_search(session, parts)
+    _report_search(session, parts, network)
 
 
-def _report_search(session: Session, parts: Parts) -> None:
+def _report_search(session: Session, parts: Parts, network: SearchNetwork) -> None:
     from nasbench import draw, plots  # matplotlib: not before the first step
 
     folder = session.folder.path
     for i, found in enumerate(session.result["search"]["genotypes"]):
         genotype = Genotype.from_dict(found["genotype"])
         write_json(folder / f"genotype-{i}.json", found)
-        for path in draw.save(draw.draw_genotype(genotype, found["name"]), folder / f"cells-{i}"):
+        for path in plots.save(draw.draw_genotype(genotype, found["name"]), folder / f"cells-{i}"):
             session.logger.artifact(path)
         warning = collapse_warning(genotype)
         if warning:
             session.display.say(f"warning: {found['name']}: {warning}")
-    plots.save_run_plots(folder, parts.strategy.plots(session.folder.read("metrics.jsonl")))
+        own = found.get("cells")  # architecture parameters of their own in every cell
+        if own:
+            graphs = [(f"cell {j}", Cell(tuple(map(tuple, c["edges"])), tuple(c["concat"])))
+                      for j, c in enumerate(own)]
+            plots.save(draw.draw_cells(graphs, found["name"]), folder / f"cells-{i}-each")
+    journal = session.folder.read("genotypes.jsonl")
+    weights = [torch.tensor(line["weights"]) for line in session.folder.read("architecture.jsonl")]
+    figures = diagnosis_plots([Genotype.from_dict(line["genotype"]) for line in journal], weights,
+                              parts.space, network.row_types)
+    plots.save_run_plots(folder, [
+        *figures, *parts.strategy.plots(session.folder.read("metrics.jsonl"))])
 
 
 def _evaluate(session: Session, state: dict[str, Any] | None, parts: Parts) -> None:
@@ -173,6 +183,9 @@ def _evaluate(session: Session, state: dict[str, Any] | None, parts: Parts) -> N
         save_model(session.folder.path / f"model-{index}", network, genotype, parts)
         session.save({"phase": "evaluate-next"})
         session.folder.write_result(result)
+    from nasbench import plots
+
+    plots.save_run_plots(session.folder.path)
 
 
 def _new_result(config: dict[str, Any], run_id: str, device: torch.device) -> dict[str, Any]:

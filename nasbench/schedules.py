@@ -17,7 +17,8 @@ def learning_rate(epoch: int, *, schedule: str, epochs: int, start: float, end: 
 
     Linear warm-up reaches `start` in epoch warmup_epochs - 1; the schedule runs over the rest.
     linear: start to end; exponential: start * decay^epoch (DARTS on ImageNet); power_cosine:
-    `cycles` restarts, cycle c from start * decay^c, shape ((1 + cos)/2)^power (ASAP, XNAS).
+    `cycles` restarts, cycle k from start * decay^k; with c = (1 + cos)/2 its shape is
+    (power^c - 1) / (power - 1), plain cosine at power 1 (sharpDARTS, Hundt et al. 2019; ASAP, XNAS).
     """
     if epoch < warmup_epochs:
         return start * (epoch + 1) / warmup_epochs
@@ -32,5 +33,7 @@ def learning_rate(epoch: int, *, schedule: str, epochs: int, start: float, end: 
     assert schedule == "power_cosine" and decay and cycles and power
     cycle = min(t * cycles // total, cycles - 1)
     first, after = -(-cycle * total // cycles), -(-(cycle + 1) * total // cycles)
-    shape = cosine(t - first, after - first, 1.0, 0.0) ** power
+    shape = cosine(t - first, after - first, 1.0, 0.0)
+    if power != 1:
+        shape = (power**shape - 1) / (power - 1)
     return end + (start * decay**cycle - end) * shape

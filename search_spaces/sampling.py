@@ -1,4 +1,4 @@
-"""Uniform random cells: per node two distinct inputs, each with an independent uniform operation."""
+"""Uniform random cells: per node two distinct inputs, each with its own uniform operation."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from nasbench.runner import execute
 
 TINY = ["dataset=digits", "dataset.limit_train=128", "dataset.limit_test=64",
         "search_space.operations=[none,skip_connect,sep_conv_3x3]", "search.batch_size=32",
-        "search.channels=4", "search.cells=2", "evaluation.batch_size=32", "evaluation.channels=4",
+        "search.channels=4", "search.cells=3", "evaluation.batch_size=32", "evaluation.channels=4",
         "evaluation.cells=2", "evaluation.epochs=2", "hardware=cpu", "hardware.threads=1",
         "search_space.implementation=plain"]
 VOLATILE = {"seconds", "train_seconds", "images_per_second", "started", "finished", "run_id",

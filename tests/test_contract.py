@@ -24,7 +24,7 @@ def overrides(algorithm: str) -> list[str]:
     return [f"algorithm={algorithm}", f"search.epochs={min(smoke, MINIMUM.get(algorithm, EPOCHS))}"]
 
 
-MINIMUM: dict[str, int] = {}
+MINIMUM = {"cars": 12}  # a few generations
 
 
 @pytest.fixture(scope="module", params=ALGORITHMS)
@@ -49,6 +49,8 @@ def test_result(finished: tuple[str, Path]) -> None:
         assert found["derivation"]
     for entry in result["evaluation"]:
         assert 0 <= entry["test_error_percent"] <= 100
+    if result["search"]["epochs"] == 0:  # nothing to train
+        return
     first = json.loads((folder / "metrics.jsonl").read_text().splitlines()[0])
     assert {"phase", "epoch", "train_loss", "valid_loss", "supernet_valid_accuracy",
             "learning_rate", "live_operations", "skip_connects", "seconds"} <= first.keys()

@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from itertools import islice, product
+from typing import Any
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from nasbench.data.augmentation import (
     random_flip,
 )
 from nasbench.data.images import ArrayImages
-from nasbench.data.normalisation import pixel_statistics
+from nasbench.data.normalisation import Normaliser, pixel_statistics
 from nasbench.data.policy import POLICIES, policy_transform
 from nasbench.data.resident import ResidentSplit
 from nasbench.data.seeds import seeded_default
@@ -25,7 +26,6 @@ from nasbench.data.split import DataInfo, Split
 from nasbench.data.worker import Recipe, WorkerSplit
 
 EDGE = 8
-CPU = torch.device("cpu")
 # Every pixel has its own value, so that a crop and a flip can be read off the result.
 CODED = torch.arange(1, EDGE * EDGE + 1, dtype=torch.uint8).view(1, 1, EDGE, EDGE)
 
@@ -35,16 +35,24 @@ def info(size: int = EDGE, channels: int = 1) -> DataInfo:
     return DataInfo("coded", 2, size, channels, (0.0,) * channels, (1 / 255,) * channels)
 
 
-def split(kind: str, pixels: Tensor, workers: int = 0) -> Split:
+def split(kind: str, pixels: Tensor) -> Split:
     labels = torch.arange(len(pixels)) % 2
     about = info(pixels.shape[-1], pixels.shape[1])
     if kind == "resident":
-        return ResidentSplit("train", about, pixels, labels, device=CPU, channels_last=False)
+        return resident(about, pixels)
     recipe = Recipe(pixels.shape[-1], pixels.shape[-1], False, None)
     images = ArrayImages(pixels, labels)
-    return WorkerSplit(
-        "train", about, images, recipe, device=CPU, channels_last=False, workers=workers
-    )
+    return WorkerSplit("train", about, images, recipe, normaliser(about), workers=0)
+
+
+def normaliser(about: DataInfo, device: str = "cpu", channels_last: bool = False) -> Normaliser:
+    assert about.mean and about.std
+    return Normaliser(about.mean, about.std, torch.device(device), channels_last)
+
+
+def resident(about: DataInfo, pixels: Tensor, **place: Any) -> ResidentSplit:
+    labels = torch.zeros(len(pixels), dtype=torch.int64)
+    return ResidentSplit("train", about, pixels, labels, normaliser(about, **place))
 
 
 def key(image: Tensor) -> bytes:
@@ -128,14 +136,14 @@ def test_cutout_centres_are_uniform_over_all_pixels(kind: str) -> None:
 
 
 def test_cutout_rows_and_columns_keep_their_own_range() -> None:
-    centres = cutout_centres(2000, (3, 7), torch.Generator().manual_seed(0))
+    centres = cutout_centres(2000, 3, 7, torch.Generator().manual_seed(0))
     assert centres.amax(0).tolist() == [2, 6] and centres.amin(0).tolist() == [0, 0]
 
 
 def test_cutout_fills_after_normalisation() -> None:
     about = DataInfo("x", 2, EDGE, 1, (0.5,), (0.25,))
     white = torch.full((8, 1, EDGE, EDGE), 255, dtype=torch.uint8)
-    images = ResidentSplit("t", about, white, torch.zeros(8), device=CPU, channels_last=False)
+    images = resident(about, white)
     x, _ = next(images.batches(8, seed=0, augmentation=Augmentation(0, False, 4, None)))
     assert sorted({round(v, 5) for v in x.unique().tolist()}) == [0.0, 2.0]
 
@@ -146,9 +154,7 @@ def test_normalisation_equals_torchvision() -> None:
     about = DataInfo("x", 2, EDGE, 3, mean, std)
     expected = v2.Normalize(mean, std)(v2.functional.to_dtype(pixels, torch.float32, scale=True))
     for channels_last in (False, True):
-        images = ResidentSplit(
-            "t", about, pixels, torch.zeros(6), device=CPU, channels_last=channels_last
-        )
+        images = resident(about, pixels, channels_last=channels_last)
         (x, _) = next(images.once(6))
         assert torch.allclose(x, expected, atol=1e-6)
         layout = torch.channels_last if channels_last else torch.contiguous_format
@@ -173,9 +179,10 @@ def test_policy_is_drawn_per_image(policy: str, channels: int) -> None:
         stream = split(kind, one.expand(40, -1, -1, -1)).batches(
             40, seed=1, augmentation=Augmentation(0, False, 0, policy)
         )
-        x, _ = next(stream)
+        (x, _), (later, _) = islice(stream, 2)
         assert x.shape == (40, channels, 16, 16)
         assert len({key(image) for image in x}) > 10
+        assert not torch.equal(x, later)
 
 
 def test_policy_fills_with_the_mean_colour() -> None:
@@ -202,11 +209,8 @@ def test_bad_augmentation_names_the_key(values: tuple, at_fault: str) -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("policy", [None, "autoaugment_cifar10"])
 def test_gpu_batches_wait_for_nothing(policy: str | None) -> None:
-    device = torch.device("cuda")
     pixels = torch.randint(256, (96, 3, 32, 32), dtype=torch.uint8)
-    images = ResidentSplit(
-        "train", info(32, 3), pixels, torch.zeros(96).long(), device=device, channels_last=True
-    )
+    images = resident(info(32, 3), pixels, device="cuda", channels_last=True)
     stream = images.batches(40, seed=0, augmentation=Augmentation(4, True, 16, policy))
     next(stream)
     torch.cuda.set_sync_debug_mode("error")

@@ -176,6 +176,9 @@ def test_imagenet_recipe(tmp_path: Path) -> None:
     again, _ = next(data.train.batches(6, seed=0, augmentation=augmentation))
     other, _ = next(data.train.batches(6, seed=0, augmentation=augmentation, start=1))
     assert x.shape == (6, 3, 224, 224) and torch.equal(x, again) and not torch.equal(x, other)
+    plain = evaluate(settings("imagenet", tmp_path, classes=2, color_jitter=None))
+    unjittered, _ = next(plain.train.batches(6, seed=0, augmentation=augmentation))
+    assert not torch.equal(x, unjittered)
     (tx, ty) = next(data.test.once(2))
     assert tx.shape == (2, 3, 224, 224) and ty.tolist() == [1, 1]
     picture = Image.open(tmp_path / "imagenet/val/n02/0.JPEG").convert("RGB")
@@ -193,6 +196,7 @@ def tiny(tmp_path: Path) -> Path:
     for i in range(4):
         write_image(folder / "train" / "n2" / "images" / f"n2_{i}.JPEG", 64, seed=i)
         write_image(folder / "train" / "n1" / "images" / f"n1_{i}.JPEG", 64, "L", seed=i)
+    write_image(folder / "train" / "n0" / "images" / "n0_0.JPEG", 64)  # not in wnids.txt
     for i in range(3):
         write_image(folder / "val" / "images" / f"val_{i}.JPEG", 64, "L", seed=i)
     lines = [

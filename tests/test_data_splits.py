@@ -154,6 +154,7 @@ def test_limit_takes_the_same_images_everywhere() -> None:
     chosen = limited(1000, 10, 0, "train")
     assert len(set(chosen.tolist())) == 10 and chosen.max() > 20
     assert torch.equal(limited(1000, 10, 0, "train"), chosen)
+    assert not torch.equal(limited(1000, 10, 1, "train"), chosen)
     settings = digits(limit_train=30, limit_test=7)
     evaluation, search = evaluation_data(settings, device=CPU, workers=0), halves(settings)
     assert (len(evaluation.train), len(evaluation.test)) == (30, 7)

@@ -135,6 +135,8 @@ def test_schedules() -> None:
     assert cycles[0] == 1.0 and cycles[5] == 0.5
     assert all(a > b for a, b in zip(cycles[:4], cycles[1:5], strict=True))
     assert cycles[1] == pytest.approx((1 + math.cos(math.pi / 5)) / 2)
+    sharp = learning_rate(1, schedule="power_cosine", decay=0.5, cycles=2, power=2.0, **common)
+    assert sharp == pytest.approx(2 ** cycles[1] - 1)
 
 
 def test_drop_path_keeps_the_mean_and_spares_identity() -> None:

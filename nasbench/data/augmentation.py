@@ -60,10 +60,10 @@ def random_flip(images: Tensor, generator: Generator) -> Tensor:
     return torch.where(flipped, images.flip(-1), images)
 
 
-def cutout_centres(n: int, size: tuple[int, int], generator: Generator) -> Tensor:
+def cutout_centres(n: int, height: int, width: int, generator: Generator) -> Tensor:
     """Centres (row, column) of the erased squares, int64 [n, 2], uniform over all pixels."""
-    rows = torch.randint(size[0], (n,), generator=generator, device=generator.device)
-    columns = torch.randint(size[1], (n,), generator=generator, device=generator.device)
+    rows = torch.randint(height, (n,), generator=generator, device=generator.device)
+    columns = torch.randint(width, (n,), generator=generator, device=generator.device)
     return torch.stack([rows, columns], dim=1)
 
 

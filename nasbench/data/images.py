@@ -16,7 +16,8 @@ from torch import Tensor
 class Images(Protocol):
     """N labelled images; ``labels`` int64 [N] on the CPU."""
 
-    labels: Tensor
+    @property
+    def labels(self) -> Tensor: ...
 
     def subset(self, indices: Tensor) -> "Images": ...
 
@@ -101,8 +102,7 @@ def read_picture(path: Path, channels: int) -> Image.Image:
     """Decode ``path`` as grey (1 channel) or RGB (3); ValueError naming the file if that fails."""
     try:
         with Image.open(path) as picture:
-            # Pillow clips these to 8 bits, which would turn most of such a picture white in
-            # silence.
+            # Pillow clips these to 8 bits: most of such a picture would silently turn white.
             if picture.mode[0] in "IF":
                 raise ValueError(f"its pixels have more than 8 bits (mode {picture.mode})")
             return picture.convert("L" if channels == 1 else "RGB")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from .images import Images
-from .normalisation import pixel_statistics
+from .normalisation import Normaliser, pixel_statistics
 from .partition import check_fractions, limited, search_partition
 from .resident import ResidentSplit, require_room
 from .settings import DatasetSettings
@@ -143,10 +143,11 @@ class _SplitMaker:
     channels_last: bool
 
     def __call__(self, name: str, images: Images) -> Split:
-        placed = {"device": self.device, "channels_last": self.channels_last}
+        assert self.info.mean is not None and self.info.std is not None
+        normalise = Normaliser(self.info.mean, self.info.std, self.device, self.channels_last)
         if self.settings.resident:
             held = images.in_memory(self.workers)
-            return ResidentSplit(name, self.info, held.data, held.labels, **placed)
+            return ResidentSplit(name, self.info, held.data, held.labels, normalise)
         jitter = self.settings.color_jitter
         recipe = Recipe(
             size=self.info.image_size,
@@ -154,4 +155,4 @@ class _SplitMaker:
             random_resized_crop=self.settings.random_resized_crop,
             color_jitter=None if jitter is None else tuple(jitter),
         )
-        return WorkerSplit(name, self.info, images, recipe, workers=self.workers, **placed)
+        return WorkerSplit(name, self.info, images, recipe, normalise, workers=self.workers)

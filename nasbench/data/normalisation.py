@@ -20,6 +20,8 @@ class Normaliser:
         device: torch.device,
         channels_last: bool,
     ) -> None:
+        self.mean = mean
+        self.device = device
         centre = torch.tensor(mean, dtype=torch.float64).view(1, -1, 1, 1)
         spread = torch.tensor(std, dtype=torch.float64).view(1, -1, 1, 1)
         # x * scale + shift: one multiplication and one addition per pixel instead of three

@@ -14,27 +14,20 @@ from .split import Batch, DataInfo, Position, Split
 
 
 class ResidentSplit(Split):
-    """pixels uint8 [N, C, H, W] and labels int64 [N], moved to ``device`` once."""
+    """pixels uint8 [N, C, H, W] and labels int64 [N], moved to the normaliser's device once."""
 
     def __init__(
-        self,
-        name: str,
-        info: DataInfo,
-        pixels: Tensor,
-        labels: Tensor,
-        *,
-        device: torch.device,
-        channels_last: bool,
+        self, name: str, info: DataInfo, pixels: Tensor, labels: Tensor, normalise: Normaliser
     ) -> None:
         super().__init__(name, info, len(pixels))
-        self.device = device
-        self._pixels = pixels.to(device)
-        self._labels = labels.to(device)
+        self.device = normalise.device
+        self._normalise = normalise
+        self._pixels = pixels.to(self.device)
+        self._labels = labels.to(self.device)
         # An AutoAugment policy runs image by image through many small transforms. On a GPU each of
         # them would wait for the device; on the CPU they run ahead of it. The bytes are kept there
         # for that.
         self._cpu_pixels = pixels
-        self._normalise = Normaliser(info.mean, info.std, device, channels_last)
 
     def _plain(self, chunks: Iterable[Tensor]) -> Iterator[Batch]:
         for chunk in chunks:
@@ -44,35 +37,43 @@ class ResidentSplit(Split):
     def _stream(
         self, positions: Iterator[Position], seed: int, augmentation: Augmentation | None
     ) -> Iterator[Batch]:
-        per_image = augmentation is not None and augmentation.policy is not None
-        pixels = self._cpu_pixels if per_image else self._pixels
-        draw = torch.Generator(pixels.device)
-        draw_cutout = torch.Generator(self.device)
-        policy = policy_transform(augmentation.policy, self.info.mean) if per_image else None
-        epoch, order = -1, None
+        policy = None
+        if augmentation is not None and augmentation.policy is not None:
+            policy = policy_transform(augmentation.policy, self._normalise.mean)
+        epoch, order = -1, torch.empty(0, dtype=torch.int64)
         for at in positions:
             if at.epoch != epoch:  # one transfer per epoch, not one per batch
                 epoch, order = at.epoch, _upload(at.order, self.device)
             indices = order[at.first : at.last]
-            labels = self._labels[indices]
             if augmentation is None:
-                yield self._normalise(pixels[indices]), labels
-                continue
-            draw.manual_seed(derive_seed(seed, "augment", at.epoch, at.step))
-            x = pixels[at.order[at.first : at.last] if per_image else indices]
-            if augmentation.crop_padding:
-                x = random_crop(x, augmentation.crop_padding, draw)
-            if augmentation.flip:
-                x = random_flip(x, draw)
-            if policy is not None:
-                with seeded_default(derive_seed(seed, "policy", at.epoch, at.step)):
-                    x = torch.stack([policy(image) for image in x])
-                x = _upload(x, self.device)
-            x = self._normalise(x)
-            if augmentation.cutout:
-                draw_cutout.manual_seed(derive_seed(seed, "cutout", at.epoch, at.step))
-                x = erase(x, cutout_centres(len(x), x.shape[2:], draw_cutout), augmentation.cutout)
-            yield x, labels
+                x = self._normalise(self._pixels[indices])
+            else:
+                draws = derive_seed(seed, at.epoch, at.step)
+                if policy is None:
+                    x = _crop_and_flip(self._pixels[indices], augmentation, draws)
+                else:
+                    x = self._cpu_pixels[at.order[at.first : at.last]]
+                    x = _crop_and_flip(x, augmentation, draws)
+                    with seeded_default(derive_seed(draws, "policy")):
+                        x = torch.stack([policy(image) for image in x])
+                    x = _upload(x, self.device)
+                x = self._normalise(x)
+                if augmentation.cutout:
+                    generator = _generator(self.device, draws, "cutout")
+                    centres = cutout_centres(len(x), x.shape[2], x.shape[3], generator)
+                    x = erase(x, centres, augmentation.cutout)
+            yield x, self._labels[indices]
+
+
+def _crop_and_flip(x: Tensor, augmentation: Augmentation, draws: int) -> Tensor:
+    generator = _generator(x.device, draws, "crop and flip")
+    if augmentation.crop_padding:
+        x = random_crop(x, augmentation.crop_padding, generator)
+    return random_flip(x, generator) if augmentation.flip else x
+
+
+def _generator(device: torch.device, *parts: int | str) -> torch.Generator:
+    return torch.Generator(device).manual_seed(derive_seed(*parts))
 
 
 def _upload(x: Tensor, device: torch.device) -> Tensor:

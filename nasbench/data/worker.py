@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from .augmentation import Augmentation, erase
 from .images import Images, fit
-from .normalisation import Normaliser
+from .normalisation import Channels, Normaliser
 from .policy import policy_transform
 from .seeds import derive_seed, seeded_default
 from .split import Batch, DataInfo, Position, Split
@@ -41,20 +41,19 @@ class WorkerSplit(Split):
         info: DataInfo,
         images: Images,
         recipe: Recipe,
+        normalise: Normaliser,
         *,
-        device: torch.device,
-        channels_last: bool,
         workers: int,
     ) -> None:
         super().__init__(name, info, len(images.labels))
-        self.device = device
+        self.device = normalise.device
         self._images = images
         self._recipe = recipe
         self._workers = workers
-        self._normalise = Normaliser(info.mean, info.std, device, channels_last)
+        self._normalise = normalise
 
     def _plain(self, chunks: Iterable[Tensor]) -> Iterator[Batch]:
-        pictures = _Pictures(self._images, transform(self._recipe, None, self.info), 0)
+        pictures = _Pictures(self._images, transform(self._recipe, None, self._normalise.mean), 0)
         lists = ([(0, index) for index in chunk.tolist()] for chunk in chunks)
         for x, y, _ in self._load(pictures, list(lists)):
             yield self._normalise(x), y
@@ -62,7 +61,9 @@ class WorkerSplit(Split):
     def _stream(
         self, positions: Iterator[Position], seed: int, augmentation: Augmentation | None
     ) -> Iterator[Batch]:
-        pictures = _Pictures(self._images, transform(self._recipe, augmentation, self.info), seed)
+        pictures = _Pictures(
+            self._images, transform(self._recipe, augmentation, self._normalise.mean), seed
+        )
         lists = ([(at.epoch, i) for i in at.order[at.first : at.last].tolist()] for at in positions)
         for x, y, centres in self._load(pictures, lists):
             x = self._normalise(x)
@@ -116,7 +117,7 @@ def _collate(items: list[tuple[Tensor, ...] | str]) -> tuple[Tensor, ...] | str:
 
 
 def transform(
-    recipe: Recipe, augmentation: Augmentation | None, info: DataInfo
+    recipe: Recipe, augmentation: Augmentation | None, mean: Channels
 ) -> Callable[[Picture], Tensor]:
     """Picture to uint8 [C, H, W] by torchvision's transforms; cutout comes later, on the device."""
     from torchvision.transforms import v2  # a second of import time, so only where it is needed
@@ -134,7 +135,7 @@ def transform(
     if recipe.color_jitter is not None:
         steps.append(v2.ColorJitter(*recipe.color_jitter))
     if augmentation.policy is not None:
-        steps.append(policy_transform(augmentation.policy, info.mean))
+        steps.append(policy_transform(augmentation.policy, mean))
     return v2.Compose([*steps, v2.PILToTensor()])
 
 

@@ -48,6 +48,7 @@ class SearchLoop:
         self.rng = torch.Generator().manual_seed(derive_seed(seed, "strategy"))
         strategy.setup(Problem(network, self.weights, self.scorer, self._batches, measures,
                                self.rng))
+        early_stop.prepare(strategy.architecture_weights(), network.space)
         self.epoch, self.step, self.images = 0, 0, 0
         self.seconds = 0.0
         self.best: dict[str, float | None] = {"supernet_valid_accuracy": None}
@@ -70,7 +71,7 @@ class SearchLoop:
         """Search until the budget or a reason to stop; raises Interrupted after saving."""
         settings, session = self.settings, self.session
         session.display.begin("search", settings.epochs, self.steps, self.epoch)
-        reason = None
+        reason = self.strategy.should_stop()
         while reason is None and self.epoch < settings.epochs:
             self._train_epoch()
             reason = self._end_epoch()

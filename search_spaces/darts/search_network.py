@@ -110,6 +110,9 @@ class SearchNetwork(nn.Module):
             raise ValueError(f"classes must be at least 2, got {classes}")
         at = reductions(cells)
         self.reduction = tuple(i in at for i in range(cells))
+        if not share_cells and all(self.reduction):
+            raise ValueError(f"cells: {cells} are all reduction cells; separate parameters per cell "
+                             "need at least 3 cells")
         self.rows = tuple(int(r) for r in self.reduction) if share_cells else tuple(range(cells))
         self.row_types = (0, 1) if share_cells else tuple(int(r) for r in self.reduction)
 

@@ -56,7 +56,7 @@ class ClassFolders:
             return folder
         expected = f"{self.train}/<class>/<image> and {self.test}/<class>/<image>"
         found = class_folders(folder)
-        if found and next(image_files(folder), None):
+        if found and any(image_files(folder)):
             expected += f" (there are class folders such as {found[0]}, but no {self.train} folder)"
         raise missing(settings, expected, folder)
 

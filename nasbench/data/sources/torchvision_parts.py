@@ -41,7 +41,7 @@ def cifar(title: str) -> FindPart:
         folder = _first_with([root / original.base_folder, root], next(iter(files)))
         # Given right as ``root``, the folder may have any name; else torchvision's own, to fetch
         # into.
-        narrowed = {
+        narrowed: dict[str, Any] = {
             "test_list" if train else "train_list": [],
             "base_folder": "" if folder == root else original.base_folder,
         }

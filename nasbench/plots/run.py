@@ -1,0 +1,101 @@
+"""The figures of one run: losses and accuracy, architecture weights, skip counts, live operations,
+and whatever its strategy wants drawn."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from nasbench.plots.canvas import add_series, draw, finish, save
+from nasbench.results.record import series as read_series
+
+Plot = Mapping[str, Any]
+
+
+def save_run_plots(run_dir: str | Path, plots: Sequence[Plot] = ()) -> list[Path]:
+    """Write RUN_DIR/figures/NAME.svg and .png from the run's journals and `plots` (the dicts of
+    `Strategy.plots`, kept in RUN_DIR/plots.json for the report); returns the paths."""
+    folder = Path(run_dir)
+    if plots:
+        (folder / "plots.json").write_text(json.dumps([dict(plot) for plot in plots]) + "\n",
+                                           encoding="utf-8")
+    config = folder / "config.json"
+    settings = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
+    written: list[Path] = []
+    for name, figure in run_figures(read_series(folder), settings).items():
+        written += save(figure, folder / "figures" / name)
+    return written
+
+
+def run_figures(series: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Figure]:
+    """Name -> figure, for whatever the series (of nasbench.results.record) hold."""
+    search = series.get("search") or []
+    found: dict[str, Figure] = {}
+    specs = []
+    if search:
+        specs = [
+            _epochs("loss", "Search: loss", "loss", search, ("train_loss", "valid_loss")),
+            _epochs("supernet_accuracy", "Search: accuracy of the search network",
+                    "supernet_valid_accuracy (%)", search, ("supernet_valid_accuracy",)),
+            _epochs("skip_connects", "Skip connections of the derived normal cell",
+                    "skip connections", search, ("skip_connects",)),
+            _epochs("live_operations", "Operations still alive", "live operations", search,
+                    ("live_operations",))]
+    evaluate = series.get("evaluate") or []
+    if evaluate:
+        specs.append(_trainings(evaluate))
+    for spec in [*specs, *(series.get("plots") or [])]:
+        if any(spec["series"].values()):
+            found[_safe(spec["name"])] = draw(spec)
+    if series.get("architecture"):
+        names = (config.get("search_space") or {}).get("operations")
+        found["architecture_weights"] = _architecture(series["architecture"], names)
+    return found
+
+
+def _epochs(name: str, title: str, y_label: str, lines: Sequence[Mapping[str, Any]],
+            keys: Sequence[str]) -> dict[str, Any]:
+    points = {key: [(line["epoch"], line[key]) for line in lines if line.get(key) is not None]
+              for key in keys}
+    return {"name": name, "title": title, "x_label": "epoch", "y_label": y_label,
+            "series": {key: found for key, found in points.items() if found}}
+
+
+def _trainings(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Test error over epochs, one curve per retraining (epochs start again with each)."""
+    curves: list[list[tuple[float, float]]] = []
+    last = float("inf")
+    for line in lines:
+        if line["epoch"] <= last:
+            curves.append([])
+        last = line["epoch"]
+        if line.get("test_error_percent") is not None:
+            curves[-1].append((line["epoch"], line["test_error_percent"]))
+    return {"name": "test_error", "title": "Retraining: test error", "x_label": "epoch",
+            "y_label": "test error (%)",
+            "series": {f"training {i}": curve for i, curve in enumerate(curves) if curve}}
+
+
+def _architecture(epochs: Sequence[Mapping[str, Any]], names: Sequence[str] | None) -> Figure:
+    """Weight of each operation, mean over edges, one panel per row (cell type, or cell)."""
+    rows = len(epochs[0]["weights"])
+    figure = Figure(figsize=(5.2 * min(rows, 2), 3.8 * ((rows + 1) // 2)), layout="constrained")
+    panels = figure.subplots((rows + 1) // 2, min(rows, 2), squeeze=False).ravel()
+    for row, axes in enumerate(panels[:rows]):
+        for op in range(len(epochs[0]["weights"][row])):
+            label = names[op] if names and op < len(names) else f"operation {op}"
+            points = [(e["epoch"], e["weights"][row][op]) for e in epochs]
+            add_series(axes, label, points, op, scatter=False)
+        kind = ("normal cell", "reduction cell")[row] if rows == 2 else f"cell {row}"
+        finish(axes, f"Architecture weights: {kind}", "epoch", "mean weight over edges")
+    for axes in panels[rows:]:
+        axes.remove()
+    return figure
+
+
+def _safe(name: str) -> str:
+    return "".join(c if c.isalnum() or c in "-_" else "_" for c in name)

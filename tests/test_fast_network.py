@@ -1,0 +1,239 @@
+"""The fast search network against the plain one: outputs, gradients, statistics, state, fallbacks."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+from collections.abc import Sequence
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from search_spaces import CellSpace, Mixing, SearchNetwork
+from search_spaces.darts import fast
+from search_spaces.darts.fast import FastSearchNetwork, native
+from search_spaces.darts.fast.network import FastSearchNetwork as Network
+from tests.harness import DARTS_OPERATIONS, images
+
+OTHERS = ("none", "max_pool_3x3", "sep_conv_7x7", "conv_7x1_1x7", "skip_connect")
+pytestmark = pytest.mark.skipif(native.compiler() is None, reason="needs a C++ compiler")
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def pair(operations: Sequence[str] = DARTS_OPERATIONS, *, channels: int = 8, cells: int = 3,
+         nodes: int = 3, size: int = 8, dtype: torch.dtype = torch.float64, share: bool = True,
+         seed: int = 0) -> tuple[SearchNetwork, FastSearchNetwork]:
+    torch.manual_seed(seed)
+    space = CellSpace(tuple(operations), nodes)
+    plain, quick = (kind(space, channels, cells, 4, image_size=size, share_cells=share).to(dtype)
+                    for kind in (SearchNetwork, FastSearchNetwork))
+    quick.load_state_dict(plain.state_dict())
+    return plain, quick
+
+
+def close(found: Tensor | None, expected: Tensor | None, tolerance: float) -> None:
+    """To `tolerance` of the largest value; None (no gradient) only where both are."""
+    assert (found is None) == (expected is None)
+    if found is not None and found.numel():
+        scale = max(1.0, float(expected.detach().abs().max()))
+        torch.testing.assert_close(found, expected, rtol=0, atol=tolerance * scale)
+
+
+def same(plain: SearchNetwork, quick: SearchNetwork, mixing: Mixing, x: Tensor, y: Tensor,
+         tolerance: float) -> None:
+    """Outputs, gradients by both ways of asking, statistics, and evaluation afterwards."""
+    results = []
+    for network in (plain, quick):
+        network.train()
+        network.zero_grad(set_to_none=True)
+        leaf = mixing.weights.clone().requires_grad_()
+        logits = network(x, Mixing(leaf, mixing.live))
+        cross_entropy(logits, y).backward()
+        weights = {k: p.grad for k, p in network.named_parameters()}
+        again = mixing.weights.clone().requires_grad_()
+        loss = cross_entropy(network(x, Mixing(again, mixing.live)), y)
+        alone, = torch.autograd.grad(loss, [again])
+        network.eval()
+        with torch.no_grad():
+            evaluated = network(x, mixing)
+        buffers = dict(network.named_buffers())
+        results.append((logits, leaf.grad, alone, evaluated, weights, buffers))
+    expected, found = results
+    for a, b in zip(found[:4], expected[:4], strict=True):
+        close(a, b, tolerance)
+    for part in (4, 5):
+        assert found[part].keys() == expected[part].keys()
+        for key, value in expected[part].items():
+            close(found[part][key], value, tolerance)
+
+
+def random_mixing(network: SearchNetwork, kind: str, seed: int) -> Mixing:
+    g = torch.Generator().manual_seed(seed)
+    shape = network.mixing_shape
+    values = torch.randn(shape, generator=g, dtype=torch.float64)
+    live = torch.rand(shape, generator=g) < 0.5
+    values = network.place(values)
+    if kind == "softmax":
+        return Mixing(values.softmax(-1))
+    if kind == "masked":  # annealed softmax over what is left
+        masked = (values / 0.1).masked_fill(~live, -torch.inf).softmax(-1)
+        return Mixing(masked.nan_to_num(0.0), live)
+    if kind == "real":
+        return Mixing(values, live)
+    code = live & (torch.rand(shape, generator=g) < 0.3)
+    return Mixing.sparse(network.place(code.double()))
+
+
+@pytest.mark.parametrize("kind", ["softmax", "masked", "real", "sparse"])
+@pytest.mark.parametrize("share", [True, False])
+def test_equal_in_float64(kind: str, share: bool) -> None:
+    plain, quick = pair(share=share, cells=4 if share else 3)
+    x, y = images(3)
+    for seed in range(2):  # another live set, the same network
+        same(plain, quick, random_mixing(plain, kind, seed), x.double(), y, 1e-8)
+
+
+@pytest.mark.parametrize(("operations", "channels", "size"), [
+    (DARTS_OPERATIONS, 2, 8), (DARTS_OPERATIONS, 4, 12), (DARTS_OPERATIONS, 20, 8), (OTHERS, 6, 8)])
+def test_any_width_and_operation(operations: Sequence[str], channels: int, size: int) -> None:
+    plain, quick = pair(operations, channels=channels, size=size, nodes=2)
+    x, y = images(3, size=size)
+    same(plain, quick, random_mixing(plain, "real", 1), x.double(), y, 1e-8)
+
+
+def test_equal_in_float32() -> None:
+    """1e-4 of the largest value. One node and random images: deeper networks amplify rounding at
+    ReLU kinks, in the plain network as well."""
+    plain, quick = pair(channels=16, nodes=2, cells=2, dtype=torch.float32)
+    x, y = images(8)
+    same(plain, quick, random_mixing(plain, "softmax", 0), x, y, 1e-4)
+
+
+def test_threads_share_the_batch() -> None:
+    torch.set_num_threads(2)
+    plain, quick = pair(("max_pool_3x3", "skip_connect", "sep_conv_3x3"), channels=16, nodes=1)
+    x, y = images(9)  # 9 * 8 * 8 * 16 values: enough for the first cell to use both
+    same(plain, quick, random_mixing(plain, "softmax", 0), x.double(), y, 1e-8)
+
+
+def test_dead_network_gets_no_gradient() -> None:
+    plain, quick = pair()
+    x, y = images(3)
+    nothing = Mixing.sparse(torch.zeros(plain.mixing_shape).double())
+    for network in (plain, quick):
+        cross_entropy(network(x.double(), nothing), y).backward()
+    for (key, p), q in zip(plain.named_parameters(), quick.parameters(), strict=True):
+        assert (p.grad is None) == (q.grad is None), key
+        close(q.grad, p.grad, 1e-8)
+
+
+def test_repeated_steps_are_bit_equal() -> None:
+    x, y = images(4)
+    runs = []
+    for _ in range(2):
+        _, quick = pair(dtype=torch.float32)
+        mixing = random_mixing(quick, "softmax", 0)
+        optimizer = torch.optim.SGD(quick.parameters(), lr=0.1)
+        for _ in range(2):
+            optimizer.zero_grad()
+            cross_entropy(quick(x, mixing), y).backward()
+            optimizer.step()
+        runs.append(quick.state_dict())
+    assert all(torch.equal(value, runs[1][key]) for key, value in runs[0].items())
+
+
+@pytest.mark.parametrize("momentum", [0.0, None])
+def test_batch_norm_momentum_is_read_at_every_step(momentum: float | None) -> None:
+    plain, quick = pair()
+    x, y = images(3)
+    for network in (plain, quick):
+        for module in network.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.momentum = momentum
+    same(plain, quick, random_mixing(plain, "softmax", 0), x.double(), y, 1e-8)
+
+
+def test_displaced_weights() -> None:
+    """The second-order step replaces `p.data`; nothing may hold on to the old memory."""
+    plain, quick = pair()
+    x, y = images(3)
+    mixing = random_mixing(plain, "softmax", 0)
+    same(plain, quick, mixing, x.double(), y, 1e-8)
+    for p, q in zip(plain.parameters(), quick.parameters(), strict=True):
+        p.data = p.data * 1.5
+        q.data = p.data.clone()
+    same(plain, quick, mixing, x.double(), y, 1e-8)
+
+
+def test_second_backward_pass_over_one_graph() -> None:
+    plain, quick = pair()
+    x, y = images(3)
+    found = []
+    for network in (plain, quick):
+        leaf = random_mixing(network, "softmax", 0).weights.requires_grad_()
+        logits = network(x.double(), leaf)
+        found.append([torch.autograd.grad(logits[:, c].sum(), leaf, retain_graph=True)[0]
+                      for c in range(2)])
+    for a, b in zip(*found, strict=True):
+        close(b, a, 1e-8)
+
+
+@pytest.mark.parametrize("case", ["per sample", "autocast", "evaluation gradient"])
+def test_falls_back_to_the_plain_forward(case: str) -> None:
+    plain, quick = pair(dtype=torch.float32)
+    x, _ = images(3)
+    weights = random_mixing(plain, "softmax", 0).weights
+    if case == "per sample":
+        weights = weights.expand(3, -1, -1, -1) * torch.rand(3, 1, 1, 1)
+    outputs = []
+    for network in (plain, quick):
+        network.train(case != "evaluation gradient")
+        with torch.autocast("cpu", torch.bfloat16, enabled=case == "autocast"):
+            outputs.append(network(x, Mixing(weights)))
+    assert torch.equal(*outputs)
+
+
+def test_state_moves_both_ways() -> None:
+    plain, quick = pair()
+    assert list(plain.state_dict()) == list(quick.state_dict())
+    x, _ = images(3)
+    quick.train()
+    quick(x.double(), random_mixing(quick, "softmax", 0))
+    plain.load_state_dict(quick.state_dict())
+    for a, b in zip(plain.state_dict().values(), quick.state_dict().values(), strict=True):
+        assert torch.equal(a, b)
+    assert isinstance(pickle.loads(pickle.dumps(quick)), Network)
+
+
+def test_choice(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    assert fast.choose("plain") is SearchNetwork
+    assert fast.choose("auto") is fast.choose("fast") is FastSearchNetwork
+    with pytest.raises(ValueError, match=r"^search_space\.implementation: must be .*'quick'"):
+        fast.choose("quick")
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    native.library.cache_clear()
+    with caplog.at_level(logging.WARNING):
+        network = fast.build_search_network(CellSpace(("none", "skip_connect"), 1), 4, 2, 4)
+    assert type(network) is SearchNetwork
+    assert len(caplog.records) == 1 and "\n" not in caplog.text.strip()
+    with pytest.raises(ValueError, match=r"^search_space\.implementation: fast .*compiler"):
+        fast.choose("fast")
+    with pytest.raises(ValueError, match="for the CPU only, not for cuda"):
+        fast.choose("fast", "cuda")
+    native.library.cache_clear()
+
+
+def test_kernels_are_built_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    native.library(torch.float32)
+    native.library.cache_clear()
+    monkeypatch.setattr(native, "_compile", lambda *_: pytest.fail("compiled again"))
+    native.library(torch.float32)
