@@ -1,7 +1,7 @@
-"""BayesNAS (Zhou, Yang, Wang, Pan, ICML 2019, arXiv 1905.04919): pruning by a Bayesian entropy rule.
+"""BayesNAS (Zhou, Yang, Wang, Pan, ICML 2019, arXiv 1905.04919): prune by a Bayesian entropy rule.
 
-Every operation of every cell has a switch s_op, every edge a switch s_edge; the output of an edge is
-sum_o s_edge s_op f_o(x), no softmax, all switches start at 1. One iteration of the paper's
+Every operation of every cell has a switch s_op, every edge a switch s_edge; the output of an edge
+is sum_o s_edge s_op f_o(x), no softmax, all switches start at 1. One iteration of the paper's
 Algorithm 1 is
 
 * `search_step`: weights and switches for one epoch on E_D + lam * sum_g omega_g ||s_g||; a group g
@@ -12,10 +12,10 @@ Algorithm 1 is
   entropy rule and the removal of what is disconnected (`cell_priors`).
 
 The search ends when an update prunes nothing and moves no variance by more than `tolerance`, or
-with the epochs. Why 10 epochs in the paper's setting: the released code does one update and a person
-reads the cell off it; the authors' later code for weights does 10 rounds. At rate 0.1, lam 0.01 and
-2,500 steps a useless switch (omega = 1) walks from 1 to 0 in 0.4 epochs, so each update sees settled
-switches, and the re-weighting from l1 towards log needs a handful of updates.
+with the epochs. Why 10 epochs in the paper's setting: the released code does one update and a
+person reads the cell off it; the authors' later code for weights does 10 rounds. At rate 0.1, lam
+0.01 and 2,500 steps a useless switch (omega = 1) walks from 1 to 0 in 0.4 epochs, so each update
+sees settled switches, and the re-weighting from l1 towards log needs a handful of updates.
 
 Departures from the paper and from the authors' code
 1. omega = gamma = 1 at the start (paper); the code draws them at random and then updates once.

@@ -129,9 +129,9 @@ RULES: dict[str, Callable[..., Tensor]] = {
 
 # Zero-one derivatives, or nothing differentiable at all.
 UNCHANGED = {"relu", "add", "__add__", "__radd__", "cat", "stack", "sum", "max_pool2d",
-             "boolean_dispatch", "index_select", "view", "reshape", "flatten", "unbind", "__getitem__", "expand",
-             "permute", "transpose", "contiguous", "split", "chunk", "zeros_like", "__get__",
-             "dim", "size", "tolist"}
+             "boolean_dispatch", "index_select", "view", "reshape", "flatten", "unbind",
+             "__getitem__", "expand", "permute", "transpose", "contiguous", "split", "chunk",
+             "zeros_like", "__get__", "dim", "size", "tolist"}
 
 
 class SquaredJacobians(TorchFunctionMode):

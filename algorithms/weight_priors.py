@@ -1,8 +1,8 @@
 """Sparse Bayesian priors on the weights of an ordinary network: the compression form of BayesNAS.
 
-The formulas are `bayes_priors`; here is what a group is. A *family* of groups cuts weight tensors by
-a pattern; several families on one tensor combine harmonically, so a weight lives only while all of
-its groups do:
+The formulas are `bayes_priors`; here is what a group is. A *family* of groups cuts weight tensors
+by a pattern; several families on one tensor combine harmonically, so a weight lives only while all
+of its groups do:
 
     element   one weight
     row       all weights into one output (FC), = filter of a convolution
@@ -14,11 +14,12 @@ its groups do:
 Departures from the authors' derivation notes and later code
 1. The diagonal of the Gauss-Newton matrix by `curvature_recursion`; the code takes row sums of H.
 2. One lambda for all families, so H / lambda enters the posterior once.
-3. The penalty acts by group soft-thresholds, one family after the other (exact for nested groups, an
-   approximation for crossing ones), its step divided by (1 - momentum) so that its fixed point is
-   that of the loss plus penalty. The code adds the penalty's subgradient, which never reaches zero.
-4. Weights have no natural scale, so the pruning rule is a small `variance_threshold` (as in the later
-   code), not the zero of the entropy, which belongs to switches of size one.
+3. The penalty acts by group soft-thresholds, one family after the other (exact for nested groups,
+   an approximation for crossing ones), its step divided by (1 - momentum) so that its fixed point
+   is that of the loss plus penalty. The code adds the penalty's subgradient, which never reaches
+   zero.
+4. Weights have no natural scale, so the pruning rule is a small `variance_threshold` (as in the
+   later code), not the zero of the entropy, which belongs to switches of size one.
 """
 
 from __future__ import annotations
@@ -45,7 +46,8 @@ class Junction:
 
 @dataclass(frozen=True)
 class Family:
-    """Groups of one pattern. index[name]: group number of every weight of that tensor."""
+    """Groups of one pattern. index[name]: group number of every weight of that tensor, of its shape
+    or of size 1 along the dimensions that do not matter."""
 
     pattern: str
     count: int
@@ -56,11 +58,12 @@ class Family:
         first = values[next(iter(self.index))]
         out = torch.zeros(self.count, dtype=first.dtype, device=first.device)
         for name, index in self.index.items():
-            out.index_add_(0, index.flatten(), values[name].flatten())
+            out.index_add_(0, index.flatten(), values[name].sum_to_size(index.shape).flatten())
         return out
 
-    def size(self) -> Tensor:
-        return self.total({n: torch.ones(i.shape, device=i.device) for n, i in self.index.items()})
+    def size(self, values: Mapping[str, Tensor]) -> Tensor:
+        """Weights per group: [count]."""
+        return self.total({name: torch.ones_like(values[name]) for name in self.index})
 
 
 def families(patterns: Sequence[str], shapes: Mapping[str, torch.Size],
@@ -99,7 +102,7 @@ def _cut(pattern: str, name: str, shape: torch.Size) -> tuple[int, dict[str, Ten
         index = torch.arange(shape[1:].numel()).view(1, *shape[1:])
     else:
         index = torch.zeros(1, dtype=torch.long).view(1, 1, *ones)
-    return int(index.max()) + 1, {name: index.expand(shape)}
+    return int(index.max()) + 1, {name: index}
 
 
 def _neuron(junction: Junction, shapes: Mapping[str, torch.Size]) -> Family:
@@ -107,7 +110,7 @@ def _neuron(junction: Junction, shapes: Mapping[str, torch.Size]) -> Family:
     count, index = _cut("row", junction.producer, rows)
     into = torch.arange(columns[1]) // junction.spread
     assert int(into.max()) + 1 == count, junction
-    index[junction.consumer] = into.view(1, -1, *[1] * (len(columns) - 2)).expand(columns)
+    index[junction.consumer] = into.view(1, -1, *[1] * (len(columns) - 2))
     return Family("neuron", count, index)
 
 
@@ -156,7 +159,8 @@ class WeightPriors:
         for i, (family, gamma) in enumerate(zip(self.groups, gammas, strict=True)):
             alphas = {n: alpha(gamma[index], bounded(1 / precision[n]), curvature[n] / self.lam)
                       for n, index in family.index.items()}
-            self.omega[i] = omega_of_groups(family.total(alphas), family.size(), self.reduce)
+            self.omega[i] = omega_of_groups(family.total(alphas), family.size(self.values),
+                                            self.reduce)
         for name, mask in self.mask.items():
             covered = precision[name] > 0
             keep = ~covered | ((1 / precision[name] > self.variance_threshold)

@@ -80,20 +80,29 @@ class Display:
     def summary(self, result: dict[str, Any], folder: str) -> None:
         """The final table: cells, sizes, errors, times and where everything is."""
         self.end()
+        columns, rows = summary_rows(result)
         table = Table(title=f"{result['algorithm']} on {result['dataset']}, seed {result['seed']}")
-        for column in ("cell", "parameters", "mult-adds", "test error", "search time", "protocol"):
+        for column in columns:
             table.add_column(column, justify="left" if column in ("cell", "protocol") else "right")
-        search = result.get("search")
-        seconds = duration(search["seconds"]) if search else "-"
-        rows = result["evaluation"] or [
-            {"genotype": {"name": g["name"]}, "params": g["params"], "mult_adds": g["mult_adds"],
-             "protocol": "not retrained"} for g in (search or {}).get("genotypes", [])]
         for row in rows:
-            error = row.get("test_error_percent")
-            table.add_row(row["genotype"]["name"], f"{row['params'] / 1e6:.3f} M",
-                          f"{row['mult_adds'] / 1e6:.1f} M",
-                          "-" if error is None else f"{error:.2f} %", seconds, row["protocol"])
+            table.add_row(*row)
         self.console.print(table)
-        if search:
-            self.say(f"search ended: {search['stop_reason']}")
+        if result.get("search"):
+            self.say(f"search ended: {result['search']['stop_reason']}")
         self.say(f"everything is in {folder}")
+
+
+def summary_rows(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Columns and rows of the final table: cells, sizes, errors and times, in words."""
+    search = result.get("search")
+    seconds = duration(search["seconds"]) if search else "-"
+    cells = result["evaluation"] or [
+        {"genotype": {"name": g["name"]}, "params": g["params"], "mult_adds": g["mult_adds"],
+         "protocol": "not retrained"} for g in (search or {}).get("genotypes", [])]
+    rows = []
+    for cell in cells:
+        error = cell.get("test_error_percent")
+        rows.append([cell["genotype"]["name"], f"{cell['params'] / 1e6:.3f} M",
+                     f"{cell['mult_adds'] / 1e6:.1f} M", "-" if error is None else f"{error:.2f} %",
+                     seconds, cell["protocol"]])
+    return ["cell", "parameters", "mult-adds", "test error", "search time", "protocol"], rows

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from nasbench import data, machine
-from nasbench.display import Display
+from nasbench.display import Display, summary_rows
 from nasbench.export import save_model
 from nasbench.identity import fingerprint, run_name
 from nasbench.interrupt import Interrupt, Interrupted
@@ -72,6 +72,8 @@ def execute(config: dict[str, Any], display: Display | None = None) -> dict[str,
         folder.write_result(result)
         with interrupt.watching(), _outcome(session):
             work(session, state)
+            logger.table("cells", *summary_rows(result))
+            logger.artifact(path / "figures")
         display.summary(result, str(path))
         return result
 
@@ -217,8 +219,9 @@ def _outcome(session: Session) -> Iterator[None]:
     finally:
         session.display.end()
         result["finished"] = now()
-        session.logger.close(failed=result["status"] == "failed")
         session.folder.write_result(result)
+        session.logger.artifact(session.folder.result_path)
+        session.logger.close(failed=result["status"] == "failed")
 
 
 def _out_of_memory(error: BaseException) -> str | None:

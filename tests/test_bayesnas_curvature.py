@@ -13,6 +13,7 @@ from algorithms.curvature import Curvature, coefficients, exact_curvature
 from algorithms.curvature_recursion import SquaredJacobians, recursive_curvature
 from algorithms.strategy import Batch
 from search_spaces import Mixing, SearchNetwork
+from search_spaces.darts.fast.network import FastSearchNetwork
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +85,15 @@ def test_recursion_ranks_like_the_exact_form(case: tuple) -> None:
     fast = recursive_curvature(network, op, edge, live, batches)
     assert (fast.operation >= 0).all() and fast.passes == 2
     assert spearmanr(exact.operation[live], fast.operation[live]).statistic > 0.8
+
+
+@pytest.mark.parametrize("form", [exact_curvature, recursive_curvature])
+def test_the_fast_network_gives_the_same(case: tuple, form: object) -> None:
+    network, op, edge, live, batches = case
+    fast = FastSearchNetwork(network.space, 4, 3, 4, image_size=8, share_cells=False).double()
+    fast.load_state_dict(network.state_dict())
+    one, two = (form(n, op, edge, live, batches) for n in (network, fast))
+    torch.testing.assert_close(one.operation, two.operation, rtol=1e-9, atol=1e-14)
 
 
 def passed_back(layer: nn.Module, x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:

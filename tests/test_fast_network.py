@@ -1,4 +1,4 @@
-"""The fast search network against the plain one: outputs, gradients, statistics, state, fallbacks."""
+"""The fast search network against the plain one: outputs, gradients, statistics, state."""
 
 from __future__ import annotations
 
