@@ -64,6 +64,7 @@ class Display:
         for key, label, unit in (("train_loss", "train loss", ""), ("valid_loss", "valid loss", ""),
                                  ("supernet_valid_accuracy", "supernet", " %"),
                                  ("test_error_percent", "test error", " %"),
+                                 ("valid_error_percent", "valid error", " %"),
                                  ("skip_connects", "skips", "")):
             if metrics.get(key) is not None:
                 value = metrics[key]
@@ -86,7 +87,8 @@ class Display:
             table.add_column(column, justify="left" if column in ("cell", "protocol") else "right")
         for row in rows:
             table.add_row(*row)
-        self.console.print(table)
+        if rows:
+            self.console.print(table)
         if result.get("search"):
             self.say(f"search ended: {result['search']['stop_reason']}")
         self.say(f"everything is in {folder}")
@@ -101,8 +103,15 @@ def summary_rows(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
          "protocol": "not retrained"} for g in (search or {}).get("genotypes", [])]
     rows = []
     for cell in cells:
-        error = cell.get("test_error_percent")
         rows.append([cell["genotype"]["name"], f"{cell['params'] / 1e6:.3f} M",
-                     f"{cell['mult_adds'] / 1e6:.1f} M", "-" if error is None else f"{error:.2f} %",
-                     seconds, cell["protocol"]])
+                     f"{cell['mult_adds'] / 1e6:.1f} M", error_words(cell), seconds,
+                     cell["protocol"]])
     return ["cell", "parameters", "mult-adds", "test error", "search time", "protocol"], rows
+
+
+def error_words(evaluation: dict[str, Any]) -> str:
+    """The test error, or the held-out one, named so."""
+    if evaluation.get("valid_error_percent") is not None:
+        return f"{evaluation['valid_error_percent']:.2f} % (valid)"
+    error = evaluation.get("test_error_percent")
+    return "-" if error is None else f"{error:.2f} %"

@@ -37,7 +37,7 @@ def fingerprint(config: dict[str, Any]) -> str:
 def run_name(config: dict[str, Any]) -> str:
     """`algorithm-dataset-protocol-sSEED-hash`, the folder's name."""
     if config["task"] == "compress":
-        words = ["compress", config["compress"]["network"], config["dataset"]["name"]]
+        words = ["compress", config["compress"]["name"], config["dataset"]["name"]]
     elif config["evaluation"]["genotype"] is not None:
         name = load_genotype(config["evaluation"]["genotype"])[0]
         words = ["evaluate", name, config["dataset"]["name"], config["evaluation"]["protocol"]]

@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from nasbench.display import error_words
+
 
 def list_runs(folder: Path) -> list[str]:
     """`run_id status progress result`, oldest first; ValueError when the folder is missing."""
@@ -51,7 +53,6 @@ def _progress(folder: Path, result: dict[str, Any]) -> str:
 def _outcome(result: dict[str, Any]) -> str:
     if result["status"] == "failed":
         return str(result.get("error"))
-    errors = [e["test_error_percent"] for e in result["evaluation"]]
-    if errors:
-        return "test error " + ", ".join(f"{e:.2f} %" for e in errors)
+    if result["evaluation"]:
+        return "test error " + ", ".join(error_words(e) for e in result["evaluation"])
     return f"searched: {result['search']['stop_reason']}" if result["search"] else ""

@@ -162,9 +162,7 @@ def _evaluate(session: Session, state: dict[str, Any] | None, parts: Parts) -> N
                  for g in result["search"]["genotypes"]]
     plan = [(name, genotype, repeat) for name, genotype in cells
             for repeat in range(evaluation.repeats)]
-    splits = data.evaluation_data(parts.dataset, device=session.device,
-                                  workers=parts.hardware.workers,
-                                  channels_last=parts.hardware.channels_last)
+    splits = _evaluation_splits(session, parts)
     augmentation = parts.dataset.augmentation(cutout=evaluation.cutout, policy=evaluation.policy)
     for index, (name, genotype, repeat) in enumerate(plan):
         if index < len(result["evaluation"]):
@@ -190,9 +188,21 @@ def _evaluate(session: Session, state: dict[str, Any] | None, parts: Parts) -> N
     plots.save_run_plots(session.folder.path)
 
 
+def _evaluation_splits(session: Session, parts: Parts) -> data.EvaluationData:
+    """Training and test images; under `evaluation.holdout` the two search splits in their place."""
+    place = {"device": session.device, "workers": parts.hardware.workers,
+             "channels_last": parts.hardware.channels_last}
+    if not parts.evaluation.holdout:
+        return data.evaluation_data(parts.dataset, **place)
+    found = data.search_data(parts.dataset, valid_fraction=parts.search.valid_fraction,
+                             train_fraction=parts.search.train_fraction, **place)
+    return data.EvaluationData(found.search_train, found.search_valid, found.info)
+
+
 def _new_result(config: dict[str, Any], run_id: str, device: torch.device) -> dict[str, Any]:
     return {"schema": RESULT_SCHEMA, "status": "running", "error": None, "run_id": run_id,
-            "algorithm": config["algorithm"]["name"], "dataset": config["dataset"]["name"],
+            "algorithm": config["compress"]["name"] if config["task"] == "compress"
+            else config["algorithm"]["name"], "dataset": config["dataset"]["name"],
             "seed": config["seed"], "config": config, "commit": machine.commit(),
             "versions": machine.versions(), "hardware": machine.describe_hardware(device),
             "started": now(), "finished": None, "search": None, "evaluation": []}

@@ -83,6 +83,7 @@ class EvaluationSettings:
     mixup: float
     squeeze_excitation: bool
     network: str
+    holdout: bool
     test_batch_size: int
     test_every: int
     export_onnx: bool

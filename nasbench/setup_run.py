@@ -25,6 +25,7 @@ from nasbench.settings import (
     require,
 )
 from search_spaces import Cell, CellSpace, Genotype, SearchNetwork, load_genotype
+from search_spaces.darts.fast import choose
 
 STAGES = ("search", "evaluate", "all")
 
@@ -48,9 +49,11 @@ class Parts:
     early_stop: EarlyStop
     given: tuple[str, Genotype] | None
 
-    def search_network(self) -> SearchNetwork:
-        """A fresh search network, drawn from torch's global generator."""
-        return SearchNetwork(
+    def search_network(self, kind: type[SearchNetwork] | None = None) -> SearchNetwork:
+        """A fresh search network, drawn from torch's global generator; without `kind` the
+        configured implementation, which may compile its kernels first."""
+        kind = kind or choose(self.space_settings.implementation, self.device)
+        return kind(
             self.space, self.search.channels, self.search.cells, self.info.classes,
             image_size=self.info.image_size, in_channels=self.info.channels,
             stem=self.space_settings.stem, share_cells=self.space_settings.share_cells)
@@ -96,7 +99,7 @@ def prepare(config: dict[str, Any]) -> Parts:
                 "evaluate when evaluation.genotype is given (there is nothing to search)",
                 config["stage"])
     dataset = construct(DatasetSettings, config["dataset"], "dataset")
-    info = describe_data(dataset, test=config["stage"] != "search")
+    info = describe_data(dataset, test=config["stage"] != "search" and not evaluation.holdout)
     parts = Parts(config["stage"], config["seed"], settings, device, precision, dataset, info,
                   search, evaluation, space, space_settings, strategy, early_stop, given)
     _check_networks(parts)
@@ -112,7 +115,8 @@ def _check_networks(parts: Parts) -> None:
     """Build both networks without memory, so that an impossible size is refused at once."""
     with torch.device("meta"):
         if parts.stage != "evaluate":
-            _named("search, search_space or dataset", parts.search_network)
+            _named("search, search_space or dataset",
+                   lambda: parts.search_network(SearchNetwork))
         if parts.stage != "search":
             probe = parts.given[1] if parts.given else _any_genotype(parts.space)
             _named("evaluation or dataset",

@@ -14,7 +14,9 @@ from torch.nn.functional import cross_entropy
 from search_spaces import CellSpace, Mixing, SearchNetwork
 from search_spaces.darts import fast
 from search_spaces.darts.fast import FastSearchNetwork, native
+from search_spaces.darts.fast.cpu_cell import run_cell
 from search_spaces.darts.fast.network import FastSearchNetwork as Network
+from search_spaces.darts.fast.terms import all_terms
 from tests.harness import DARTS_OPERATIONS, images
 
 OTHERS = ("none", "max_pool_3x3", "sep_conv_7x7", "conv_7x1_1x7", "skip_connect")
@@ -134,6 +136,19 @@ def test_dead_network_gets_no_gradient() -> None:
     for (key, p), q in zip(plain.named_parameters(), quick.parameters(), strict=True):
         assert (p.grad is None) == (q.grad is None), key
         close(q.grad, p.grad, 1e-8)
+
+
+def test_ties_of_the_maximum_go_to_the_first() -> None:
+    """Small integers, so that most windows hold their maximum more than once."""
+    _, quick = pair(("max_pool_3x3",), nodes=1, cells=3)
+    cell = quick.cell(0)
+    terms = [[all_terms(cell)[e, 0] for e in range(2)]]
+    x = torch.randint(3, (2, 2, 8, 8, 8), generator=torch.Generator().manual_seed(0)).double()
+    x, direction = x.requires_grad_(), torch.randn(2, 8, 8, 8).double()
+    expected = sum(cell.edge(e)["max_pool_3x3"](x[e]) for e in range(2))
+    found = run_cell(cell, terms, x[0], x[1], torch.ones(2, 1).double(), [])
+    close(found, expected, 1e-8)
+    close(*(torch.autograd.grad(y, x, direction)[0] for y in (found, expected)), 1e-8)
 
 
 def test_repeated_steps_are_bit_equal() -> None:

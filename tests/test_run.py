@@ -103,6 +103,22 @@ def test_published_cell_retrained_several_times(tmp_path: Path) -> None:
     assert not torch.equal(a["classifier.weight"], b["classifier.weight"])
 
 
+def test_holdout_measures_on_the_search_splits(tmp_path: Path,
+                                               monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cell is chosen without the test images (DARTS 3.2): they are never opened."""
+    def opened(*_: object, **__: object) -> None:
+        raise AssertionError("the selection opened the test images")
+
+    monkeypatch.setattr(data, "evaluation_data", opened)
+    result = runs.run(tmp_path / "run", *SHORT, "evaluation.holdout=true")
+    (entry,) = result["evaluation"]
+    assert entry["test_error_percent"] is None and 0 <= entry["valid_error_percent"] <= 100
+    from nasbench.results import load
+    frame = load(tmp_path / "no-records", tmp_path)
+    assert frame.attrs["problems"] == [] or "missing" in str(frame.attrs["problems"])
+    assert frame["test_error_percent"].isna().all() and len(frame) == 1
+
+
 def test_saved_model_reloads_to_the_same_error(tmp_path: Path) -> None:
     result = runs.run(tmp_path / "run", *SHORT)
     network, genotype = nasbench.load_model(tmp_path / "run" / "model-0.pt")

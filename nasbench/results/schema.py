@@ -23,9 +23,12 @@ _DERIVED: dict[str, tuple[type, ...]] = {
 }
 _EVALUATION: dict[str, tuple[type, ...]] = {
     "genotype": (dict,), "protocol": (str,), "epochs": (int,), "channels": (int,), "cells": (int,),
-    "auxiliary": (bool,), "params": (int,), "mult_adds": (int,), "test_error_percent": _NUMBER,
-    "best_epoch_test_error_percent": _NUMBER, "train_seconds": _NUMBER,
+    "auxiliary": (bool,), "params": (int,), "mult_adds": (int,), "train_seconds": _NUMBER,
 }
+
+# A network measured on held-out training images (evaluation.holdout) has no test error.
+_TESTED: dict[str, tuple[type, ...]] = {"test_error_percent": _NUMBER,
+                                        "best_epoch_test_error_percent": _NUMBER}
 
 
 class ForeignSchema(ValueError):
@@ -66,7 +69,10 @@ def check_finished(data: dict[str, Any]) -> None:
     for i, evaluation in enumerate(evaluations):
         _check(evaluation, _EVALUATION, f"evaluation[{i}].")
         _check_graph(evaluation["genotype"], f"evaluation[{i}].genotype")
-        if not 0 <= evaluation["test_error_percent"] <= 100:
+        held_out = evaluation.get("valid_error_percent") is not None
+        _check(evaluation, {"valid_error_percent": _NUMBER} if held_out else _TESTED,
+               f"evaluation[{i}].")
+        if not held_out and not 0 <= evaluation["test_error_percent"] <= 100:
             raise ValueError(f"field evaluation[{i}].test_error_percent: "
                              f"{evaluation['test_error_percent']} is not a percentage")
     if search is None and not evaluations:

@@ -57,11 +57,13 @@ class RetrainLoop:
             self._train_epoch()
             self._end_epoch()
         info = self.data.info
+        tested = {"test_error_percent": self.last, "best_epoch_test_error_percent": self.best}
+        if settings.holdout:  # these images were search_valid, not test
+            tested = dict.fromkeys(tested) | {"valid_error_percent": self.last}
         return {**self.labels, "protocol": settings.protocol, "epochs": settings.epochs,
                 "channels": settings.channels, "cells": settings.cells,
                 "auxiliary": settings.auxiliary_weight > 0, "params": count_params(self.network),
-                "mult_adds": count_mult_adds(self.network, info.channels, info.image_size),
-                "test_error_percent": self.last, "best_epoch_test_error_percent": self.best,
+                "mult_adds": count_mult_adds(self.network, info.channels, info.image_size), **tested,
                 "train_seconds": round(self.seconds, 3),
                 "peak_memory_bytes": peak_memory(session.device)}
 
@@ -133,7 +135,8 @@ class RetrainLoop:
             with self.session.clock("evaluation"):
                 loss, self.last = self._test()
             self.best = self.last if self.best is None else min(self.best, self.last)
-            metrics |= {"test_loss": loss, "test_error_percent": self.last}
+            split = "valid" if settings.holdout else "test"
+            metrics |= {f"{split}_loss": loss, f"{split}_error_percent": self.last}
         seconds = self.session.clock.read()
         self.seconds += sum(seconds.values())
         metrics["seconds"] = {key: round(value, 4) for key, value in seconds.items()}
