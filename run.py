@@ -1,7 +1,7 @@
 """Search, retrain and record: `python run.py algorithm=darts dataset=cifar10`.
 
-Every number is in `conf/`; `python run.py --help` lists the groups, `-m` runs sweeps. The same command
-continues an interrupted run and shows a finished one.
+Every number is in `conf/`; `python run.py --help` lists the groups, `-m` runs sweeps. The same
+command continues an interrupted run and shows a finished one.
 """
 
 import sys

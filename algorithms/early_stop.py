@@ -39,7 +39,8 @@ def _check(condition: bool, key: str, allowed: str, got: object) -> None:
 class EarlyStop(ABC):
     """A stopping rule; whatever it remembers is in `state_dict` (plain Python and tensors)."""
 
-    def prepare(self, architecture_weights: Tensor | None, space: CellSpace) -> None:
+    def prepare(self, architecture_weights: Tensor | None,  # noqa: B027 - most watch nothing
+                space: CellSpace) -> None:
         """Before the first epoch: ValueError when there is nothing this rule could watch."""
 
     @abstractmethod

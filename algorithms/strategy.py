@@ -117,7 +117,7 @@ class Strategy(ABC):
     """Constructor arguments come from `conf/algorithm/NAME.yaml`; ValueError names a bad one."""
 
     needs_valid = True  # whether search_step reads its second batch
-    latency_device: str | None = None  # where `latency_ms` is measured; None: where the run computes
+    latency_device: str | None = None  # where `latency_ms` is measured; None: as the run
     problem: Problem
 
     def setup(self, problem: Problem) -> None:
@@ -139,7 +139,7 @@ class Strategy(ABC):
         return {}
 
     def should_stop(self) -> str | None:
-        """The reason to end the search now, or None; asked before the first epoch and after each."""
+        """The reason to end the search, or None; asked before the first epoch and after each."""
         return None
 
     @abstractmethod
@@ -163,7 +163,7 @@ class Strategy(ABC):
         """Tensors and plain Python: all that resuming needs beyond weights and generators."""
         return {}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027 - nothing to do
         """Continue from `state_dict`."""
 
 

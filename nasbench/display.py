@@ -52,10 +52,10 @@ class Display:
         if self._progress is not None:
             self._progress.update(self._task, completed=self._epoch * self._steps + step)
 
-    def estimate(self, what: str, seconds: float, memory: int | None) -> None:
-        """The one line that says how long this will take."""
-        words = f", {memory / 2**30:.2f} GiB of GPU memory" if memory else ""
-        self.say(f"{what}: about {duration(seconds)} from the first steps{words}")
+    def estimate(self, what: str, seconds: float, memory: int) -> None:
+        """The one line that says how long this will take and how much memory it has taken."""
+        self.say(f"{what}: about {duration(seconds)} judging by the first steps, "
+                 f"{memory / 2**30:.1f} GiB of memory")
 
     def epoch(self, metrics: dict[str, Any]) -> None:
         """One line per epoch."""

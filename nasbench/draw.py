@@ -26,7 +26,8 @@ def draw_cells(cells: list[tuple[str, Cell]], title: str = "") -> Figure:
 
 
 def draw_genotype(genotype: Genotype, title: str = "") -> Figure:
-    return draw_cells([("normal cell", genotype.normal), ("reduction cell", genotype.reduce)], title)
+    both = [("normal cell", genotype.normal), ("reduction cell", genotype.reduce)]
+    return draw_cells(both, title)
 
 
 def _draw(axis: Axes, cell: Cell) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import platform
+import resource
 import subprocess
 import sys
 from importlib import metadata
@@ -41,7 +43,6 @@ def _cpu_name() -> str:
 
 
 def _memory_bytes() -> int | None:
-    import os
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (ValueError, OSError, AttributeError):
@@ -78,6 +79,11 @@ def commit() -> str | None:
 def peak_memory(device: torch.device) -> int | None:
     """Peak bytes allocated on the GPU since the last reset; None on a CPU."""
     return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
+
+
+def memory_in_use(device: torch.device) -> int:
+    """Peak bytes so far: on the GPU, or of this process."""
+    return peak_memory(device) or 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def reset_peak_memory(device: torch.device) -> None:

@@ -49,8 +49,8 @@ class RunFolder:
                 raise ValueError(f"run_dir: {self.path} holds a run of another configuration "
                                  f"({self.path / 'config.json'}); choose another folder")
         elif any(self.path.iterdir()):
-            raise ValueError(f"run_dir: {self.path} is not empty and not a run folder; choose a new "
-                             "one")
+            raise ValueError(f"run_dir: {self.path} is not empty and not a run folder; choose "
+                             "another")
         with (self.path / "lock").open("w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,4 +1,4 @@
-"""One run from configuration to result: search, derive, retrain, record; or continue where it was."""
+"""One run from configuration to result: search, derive, retrain, record; or continue."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ def execute(config: dict[str, Any], display: Display | None = None) -> dict[str,
     with folder.locked(), _logging_to(path / "log.txt"):
         previous = folder.read_result()
         if previous and previous["status"] == "done" and finished(previous):
-            display.say(f"{path}: already finished; showing its result (remove the folder to run it "
-                        "again)")
+            display.say(f"{path}: already finished; showing its result (remove the folder to run "
+                        "it again)")
             display.summary(previous, str(path))
             return previous
         state = folder.load()
@@ -190,8 +190,9 @@ def _evaluate(session: Session, state: dict[str, Any] | None, parts: Parts) -> N
 
 def _evaluation_splits(session: Session, parts: Parts) -> data.EvaluationData:
     """Training and test images; under `evaluation.holdout` the two search splits in their place."""
-    place = {"device": session.device, "workers": parts.hardware.workers,
-             "channels_last": parts.hardware.channels_last}
+    place: dict[str, Any] = {
+        "device": session.device, "workers": parts.hardware.workers,
+        "channels_last": parts.hardware.channels_last}
     if not parts.evaluation.holdout:
         return data.evaluation_data(parts.dataset, **place)
     found = data.search_data(parts.dataset, valid_fraction=parts.search.valid_fraction,

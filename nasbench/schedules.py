@@ -18,7 +18,7 @@ def learning_rate(epoch: int, *, schedule: str, epochs: int, start: float, end: 
     Linear warm-up reaches `start` in epoch warmup_epochs - 1; the schedule runs over the rest.
     linear: start to end; exponential: start * decay^epoch (DARTS on ImageNet); power_cosine:
     `cycles` restarts, cycle k from start * decay^k; with c = (1 + cos)/2 its shape is
-    (power^c - 1) / (power - 1), plain cosine at power 1 (sharpDARTS, Hundt et al. 2019; ASAP, XNAS).
+    (power^c - 1) / (power - 1), plain cosine at power 1 (sharpDARTS, 2019; ASAP, XNAS).
     """
     if epoch < warmup_epochs:
         return start * (epoch + 1) / warmup_epochs

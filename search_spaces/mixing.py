@@ -14,8 +14,8 @@ class Mixing:
 
     weights: [rows, edges, operations], or [N, rows, edges, operations] per sample of the batch; a
     row is a cell type (normal, reduce) or, with unshared cells, one cell.
-    live: bool [rows, edges, operations] on the CPU; operations outside it are not computed, whatever
-    their weight. None means all are live.
+    live: bool [rows, edges, operations] on the CPU; operations outside it are not computed,
+    whatever their weight. None means all are live.
     """
 
     weights: Tensor

@@ -1,4 +1,4 @@
-"""The primitives of the published cells, by name; a user's own operation is one registered function.
+"""The primitives of the published cells by name; a user's own operation is one registered function.
 
 Composition and order follow DARTS (Liu et al. 2019, original code `operations.py`):
 
@@ -27,7 +27,7 @@ class Operation:
     name: str
     build: Builder
     zero: bool = False  # contributes nothing and is never computed in the search network
-    identity: bool = False  # a skip connection: never dropped by drop-path, counted by skip_connects
+    identity: bool = False  # a skip connection: never dropped by drop-path
 
     @property
     def learnable(self) -> bool:
@@ -38,8 +38,9 @@ class Operation:
 OPERATIONS: dict[str, Operation] = {}
 
 
-def operation(name: str, *, zero: bool = False, identity: bool = False) -> Callable[[Builder], Builder]:
-    """Register `build(channels, stride, search) -> Module` under `name`; a second one is an error."""
+def operation(name: str, *, zero: bool = False, identity: bool = False
+              ) -> Callable[[Builder], Builder]:
+    """Register `build(channels, stride, search) -> Module` under `name`; twice is an error."""
 
     def register(build: Builder) -> Builder:
         known = OPERATIONS.get(name)
@@ -90,7 +91,8 @@ class SeparableConv(nn.Module):
         super().__init__()
 
         def depthwise(s: int) -> nn.Conv2d:
-            return nn.Conv2d(channels, channels, kernel, s, kernel // 2, groups=channels, bias=False)
+            return nn.Conv2d(channels, channels, kernel, s, kernel // 2, groups=channels,
+                             bias=False)
 
         self.dw1 = depthwise(stride)
         self.pw1 = nn.Conv2d(channels, channels, 1, bias=False)

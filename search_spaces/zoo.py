@@ -37,8 +37,8 @@ def load_genotypes(name_or_path: str | Path) -> list[tuple[str, Genotype]]:
         return [(str(name_or_path), Genotype.from_dict(known[str(name_or_path)]))]
     path = Path(name_or_path)
     if not path.is_file():
-        raise FileNotFoundError(f"{name_or_path}: neither a published cell (see `python -m nasbench "
-                                "zoo`) nor a file")
+        raise FileNotFoundError(f"{name_or_path}: neither a published cell (see `python -m "
+                                "nasbench zoo`) nor a file")
     if path.stat().st_size > MAX_BYTES:
         raise ValueError(f"{path}: larger than {MAX_BYTES} bytes, not a genotype")
     try:
@@ -80,7 +80,7 @@ def _record(record: Any, name: str, position: int | None) -> tuple[str, Genotype
 
 
 def _pasted(text: str, name: str) -> list[tuple[str, Genotype]]:
-    """`NAME = Genotype(normal=[...], normal_concat=range(2, 6), ...)`, as papers' code prints it."""
+    """`NAME = Genotype(normal=[...], normal_concat=range(2, 6), ...)`, as code prints it."""
     try:
         tree = ast.parse(text.strip())
     except (SyntaxError, MemoryError, RecursionError):

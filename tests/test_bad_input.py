@@ -65,7 +65,8 @@ def test_bad_configuration(override: str, words: list[str], tmp_path: Path,
 
 
 @pytest.mark.parametrize("size", [9, 30, 1])
-def test_impossible_image_size(size: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_impossible_image_size(size: int, tmp_path: Path,
+                               capsys: pytest.CaptureFixture[str]) -> None:
     line = refused(capsys, f"dataset.image_size={size}", "dataset.crop_padding=0",
                    f"run_dir={tmp_path / 'run'}")
     assert "image_size" in line
@@ -121,12 +122,13 @@ def test_huge_genotype_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
 
 
 def test_pasted_genotype_equals_the_published_one() -> None:
-    text = ("DARTS_V2 = Genotype(normal=[('sep_conv_3x3', 0), ('sep_conv_3x3', 1), ('sep_conv_3x3', "
-            "0), ('sep_conv_3x3', 1), ('sep_conv_3x3', 1), ('skip_connect', 0), ('skip_connect', 0),"
-            " ('dil_conv_3x3', 2)], normal_concat=range(2, 6), reduce=[('max_pool_3x3', 0), "
-            "('max_pool_3x3', 1), ('skip_connect', 2), ('max_pool_3x3', 1), ('max_pool_3x3', 0), "
-            "('skip_connect', 2), ('skip_connect', 2), ('max_pool_3x3', 1)], "
-            "reduce_concat=[2, 3, 4, 5])")
+    text = """DARTS_V2 = Genotype(
+        normal=[('sep_conv_3x3', 0), ('sep_conv_3x3', 1), ('sep_conv_3x3', 0), ('sep_conv_3x3', 1),
+                ('sep_conv_3x3', 1), ('skip_connect', 0), ('skip_connect', 0), ('dil_conv_3x3', 2)],
+        normal_concat=range(2, 6),
+        reduce=[('max_pool_3x3', 0), ('max_pool_3x3', 1), ('skip_connect', 2), ('max_pool_3x3', 1),
+                ('max_pool_3x3', 0), ('skip_connect', 2), ('skip_connect', 2), ('max_pool_3x3', 1)],
+        reduce_concat=[2, 3, 4, 5])"""
     assert parse_genotypes(text, "pasted") == [load_genotype("DARTS_V2")]
 
 

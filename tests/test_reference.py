@@ -73,7 +73,8 @@ def test_mixed_operation(stride: int) -> None:
         module = get_operation(name).build(channels, stride, True).double()
         fill(module, f"mixed.{name}.")
         y = module(x)
-        assert float(y.detach().abs().sum()) == pytest.approx(case["per_op_abs_sum"][name], rel=1e-9)
+        expected = case["per_op_abs_sum"][name]
+        assert float(y.detach().abs().sum()) == pytest.approx(expected, rel=1e-9)
         total = total + weight * y
     assert list(total.shape) == case["out_shape"]
     assert float(total.detach().sum()) == pytest.approx(case["sum"], rel=1e-9, abs=1e-9)
@@ -86,8 +87,8 @@ def search_case(name: str) -> tuple[dict, SearchNetwork, Tensor, tuple, tuple]:
     network = SearchNetwork(SPACE, case["C"], case["layers"], 10).double()
     fill(network)
     alpha = 0.5 * torch.stack([normals("alphas_normal", 14, 8), normals("alphas_reduce", 14, 8)])
-    train, valid = ((normals(case[f"x_{s}"], case["batch"], 3, 32, 32), torch.tensor(case[f"y_{s}"]))
-                    for s in ("train", "valid"))
+    train, valid = ((normals(case[f"x_{s}"], case["batch"], 3, 32, 32),
+                     torch.tensor(case[f"y_{s}"])) for s in ("train", "valid"))
     return case, network, alpha, train, valid
 
 

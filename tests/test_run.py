@@ -20,6 +20,7 @@ from nasbench import data
 from nasbench.__main__ import main as command
 from nasbench.configuration import compose, main
 from nasbench.identity import fingerprint, run_name
+from nasbench.runner import execute
 from nasbench.setup_run import prepare
 
 ROOT = Path(__file__).parent.parent
@@ -47,7 +48,8 @@ def test_identity_covers_results_and_nothing_else() -> None:
     for same in ("run_dir=x", "stage=search", "hardware.workers=1", "hardware.threads=2",
                  "dataset.root=y", "dataset.download=true", "hardware.device=cpu"):
         assert fingerprint(compose([same])) == base, same
-    for other in ("seed=1", "search.epochs=2", "algorithm.learning_rate=0.5", "dataset.split_seed=3",
+    for other in ("seed=1", "search.epochs=2", "algorithm.learning_rate=0.5",
+                  "dataset.split_seed=3",
                   "hardware.precision=bfloat16", "evaluation.channels=8"):
         assert fingerprint(compose([other])) != base, other
 
@@ -183,7 +185,29 @@ def test_runs_lists_what_there_is(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "missing" in capsys.readouterr().err
 
 
-def test_draw_writes_the_picture_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_data_set_of_the_users_own(tmp_path: Path) -> None:
+    """Folders of pictures: three classes, 12 pixels, found out from the files."""
+    image = pytest.importorskip("PIL.Image")
+    generator = torch.Generator().manual_seed(0)
+    for part, count in (("train", 24), ("test", 8)):
+        for label in ("ash", "birch", "cedar"):
+            folder = tmp_path / "trees" / part / label
+            folder.mkdir(parents=True)
+            for i in range(count):
+                pixels = torch.randint(256, (12, 12, 3), generator=generator, dtype=torch.uint8)
+                image.fromarray(pixels.numpy()).save(folder / f"{i}.png")
+    small = [o for o in runs.TINY if not o.startswith("dataset")]
+    config = compose(["dataset=image_folder", f"dataset.root={tmp_path / 'trees'}", *small, *SHORT,
+                      "search=smoke", "evaluation=smoke", "evaluation.epochs=1",
+                      f"run_dir={tmp_path / 'run'}"])
+    result = execute(config, runs.quiet())
+    assert result["status"] == "done" and result["dataset"] == "image_folder"
+    network, _ = nasbench.load_model(tmp_path / "run" / "model-0.pt")
+    assert network(torch.zeros(1, 3, 12, 12))[0].shape == (1, 3)
+
+
+def test_draw_writes_the_picture_asked_for(tmp_path: Path,
+                                           capsys: pytest.CaptureFixture[str]) -> None:
     assert command(["draw", "DARTS_V2", "-o", str(tmp_path / "cell.svg")]) == 0
     text = (tmp_path / "cell.svg").read_text()
     assert text.count("sep_conv_3x3") == 5 and text.count("dil_conv_3x3") == 1

@@ -147,8 +147,8 @@ def test_drop_path_keeps_the_mean_and_spares_identity() -> None:
     assert float(y.mean()) == pytest.approx(1.0, abs=0.02)
     cell = {"edges": [["skip_connect", 0, 2], ["skip_connect", 1, 2]], "concat": [2]}
     from search_spaces import Genotype
-    skips = FinalNetwork(Genotype.from_dict({"normal": cell, "reduce": cell}), 4, 4, 3, image_size=8,
-                         drop_path=True)
+    skips = FinalNetwork(Genotype.from_dict({"normal": cell, "reduce": cell}), 4, 4, 3,
+                         image_size=8, drop_path=True)
     skips.drop_rate.fill_(0.999)
     first = skips.cell0  # normal: identity is never dropped
     torch.manual_seed(0)

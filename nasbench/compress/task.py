@@ -55,6 +55,7 @@ def compression(config: dict[str, Any]
                 f"{method:10} test error {row['test_error_percent']:.2f} %"
                 + (f" +- {spread:.2f}" if spread is not None else "")
                 + f" (n={row['n']}), {row['sparsity_percent']:.1f} % zero, "
-                  f"{row['params'] / 1e3:.1f} k parameters, {row['mult_adds'] / 1e6:.2f} M mult-adds")
+                  f"{row['params'] / 1e3:.1f} k parameters, "
+                  f"{row['mult_adds'] / 1e6:.2f} M mult-adds")
 
     return place, device, precision, work, lambda result: result.get("compress") is not None

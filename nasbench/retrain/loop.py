@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, one_hot
 
 from nasbench.data import Augmentation, EvaluationData, derive_seed
-from nasbench.machine import peak_memory
+from nasbench.machine import memory_in_use, peak_memory
 from nasbench.measure import count_mult_adds, count_params
 from nasbench.schedules import learning_rate
 from nasbench.session import Averages, Session
@@ -63,7 +63,8 @@ class RetrainLoop:
         return {**self.labels, "protocol": settings.protocol, "epochs": settings.epochs,
                 "channels": settings.channels, "cells": settings.cells,
                 "auxiliary": settings.auxiliary_weight > 0, "params": count_params(self.network),
-                "mult_adds": count_mult_adds(self.network, info.channels, info.image_size), **tested,
+                "mult_adds": count_mult_adds(self.network, info.channels, info.image_size),
+                **tested,
                 "train_seconds": round(self.seconds, 3),
                 "peak_memory_bytes": peak_memory(session.device)}
 
@@ -75,7 +76,8 @@ class RetrainLoop:
                              cycles=settings.schedule_cycles, power=settings.schedule_power)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        self.network.get_buffer("drop_rate").fill_(settings.drop_path * self.epoch / settings.epochs)
+        drop_rate = settings.drop_path * self.epoch / settings.epochs
+        self.network.get_buffer("drop_rate").fill_(drop_rate)
         stream = self.data.train.batches(settings.batch_size, seed=derive_seed(self.seed, "train"),
                                          augmentation=self.augmentation,
                                          start=self.epoch * self.steps + self.step)
@@ -113,9 +115,9 @@ class RetrainLoop:
         if self.session.device.type == "cpu" or self.step % CHECK_EVERY == 0:
             self._healthy()
         if self.epoch == 0 and self.step == min(5, self.steps) and self.settings.epochs > 1:
-            per_step = (time.perf_counter() - started) / self.step
-            self.session.display.estimate("retraining", per_step * self.steps * self.settings.epochs,
-                                          peak_memory(self.session.device))
+            per_epoch = (time.perf_counter() - started) / self.step * self.steps
+            self.session.display.estimate("retraining", per_epoch * self.settings.epochs,
+                                          memory_in_use(self.session.device))
         self.session.display.step(self.step)
         self.session.step_done(self.state_dict, self._healthy)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from itertools import islice
 from typing import Any
 
 import torch
@@ -12,7 +11,7 @@ import torch
 from algorithms.early_stop import EarlyStop
 from algorithms.strategy import Batch, Derived, Problem, Strategy
 from nasbench.data import Augmentation, SearchData, derive_seed
-from nasbench.machine import peak_memory
+from nasbench.machine import memory_in_use, peak_memory
 from nasbench.measure import FinalMeasures
 from nasbench.schedules import cosine
 from nasbench.search.score import Scorer
@@ -83,7 +82,9 @@ class SearchLoop:
                                  settings.learning_rate_min)
         position = self.epoch * self.steps + self.step
         train = self._stream(self.data.search_train, position)
-        valid = self._stream(self.data.search_valid, position) if self.strategy.needs_valid else None
+        valid = None
+        if self.strategy.needs_valid:
+            valid = self._stream(self.data.search_valid, position)
         started = time.perf_counter()
         for _ in range(self.step, self.steps):
             with clock("data"):
@@ -107,7 +108,7 @@ class SearchLoop:
         if self.epoch == 0 and self.step == min(5, self.steps) and self.settings.epochs > 1:
             per_step = (time.perf_counter() - started) / self.step
             display.estimate("search", per_step * self.steps * self.settings.epochs,
-                             peak_memory(self.session.device))
+                             memory_in_use(self.session.device))
         display.step(self.step)
         self.session.step_done(self.state_dict, self._healthy)
 
@@ -147,8 +148,8 @@ class SearchLoop:
         self.epoch, self.step, self.averages = epoch + 1, 0, Averages()
         self.epoch_seconds = {}
         if not math.isfinite(loss):
-            raise ValueError(f"search, epoch {epoch}: valid_loss is not finite; the last checkpoint "
-                             "is kept; try a lower search.learning_rate")
+            raise ValueError(f"search, epoch {epoch}: valid_loss is not finite; the last "
+                             "checkpoint is kept; try a lower search.learning_rate")
         if reason is None and self.epoch < self.settings.epochs:
             self.session.step_done(self.state_dict, lambda: None)
         return reason

@@ -3,8 +3,8 @@
 Differs from `FinalNetwork` in the layer order (BN, ReLU, convolution), full instead of depthwise
 dilated convolutions, a plain convolution as stem, 1x1 stride-2 skips and cell inputs, batch norm
 before the global pooling, and dropout of whole channels on every operation's output (skip
-connections included) instead of drop-path. No auxiliary head. Counts: 2,576k, 3,197k, 2,512k parameters for the
-published cells of lambda 0.01, 0.007, 0.005 at 36 channels and 20 cells.
+connections included) instead of drop-path. No auxiliary head. Counts: 2,576k, 3,197k, 2,512k
+parameters for the published cells of lambda 0.01, 0.007, 0.005 at 36 channels and 20 cells.
 """
 
 from __future__ import annotations
@@ -122,7 +122,8 @@ class BayesNASNetwork(nn.Module):
 
     def __init__(self, genotype: Genotype, channels: int, cells: int, classes: int, *,
                  image_size: int = 32, in_channels: int = 3, stem: str = "auto",
-                 auxiliary: bool = False, drop_path: bool = False, squeeze_excitation: bool = False):
+                 auxiliary: bool = False, drop_path: bool = False,
+                 squeeze_excitation: bool = False):
         super().__init__()
         kind = resolve_stem(stem, image_size)
         check_geometry(image_size, kind, channels, cells)
@@ -132,7 +133,8 @@ class BayesNASNetwork(nn.Module):
             raise ValueError("evaluation.auxiliary_weight: must be 0, BayesNASNetwork has no "
                              "auxiliary head")
         if squeeze_excitation:
-            raise ValueError("evaluation.squeeze_excitation: must be false, BayesNASNetwork has none")
+            raise ValueError("evaluation.squeeze_excitation: must be false, BayesNASNetwork has "
+                             "none")
         self.cells, self.drop_path = cells, drop_path
         self.register_buffer("drop_rate", torch.zeros(()), persistent=False)
         imagenet = kind == "imagenet"

@@ -59,8 +59,9 @@ class FinalCell(nn.Module):
 
 
 class SqueezeExcitation(nn.Module):
-    """Channel attention on a cell's output (Hu et al. 2018). DARTS+ does not say where its SE modules
-    sit; behind every cell with ratio 8 its ImageNet network has the published 6.1 M parameters."""
+    """Channel attention on a cell's output (Hu et al. 2018). DARTS+ does not say where its SE
+    modules sit; behind every cell with ratio 8 its ImageNet network has the published 6.1 M
+    parameters."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -87,7 +88,8 @@ class AuxiliaryHead(nn.Module):
         pool = nn.AvgPool2d(5, 3 if size == 8 else 2, count_include_pad=False) \
             if size in (7, 8) else nn.AdaptiveAvgPool2d(2)
         self.features = nn.Sequential(
-            nn.ReLU(), pool, nn.Conv2d(channels, 128, 1, bias=False), nn.BatchNorm2d(128), nn.ReLU(),
+            nn.ReLU(), pool,
+            nn.Conv2d(channels, 128, 1, bias=False), nn.BatchNorm2d(128), nn.ReLU(),
             nn.Conv2d(128, 768, 2, bias=False),
             *([] if imagenet else [nn.BatchNorm2d(768)]), nn.ReLU())
         self.classifier = nn.Linear(768, classes)

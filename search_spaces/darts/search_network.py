@@ -73,7 +73,7 @@ class SearchCell(nn.Module):
 
     def forward(self, before: Tensor, previous: Tensor, weights: list[list[Tensor]],
                 live: list[list[bool]]) -> Tensor:
-        """weights[e][o]: scalar or [N,1,1,1]; live[e][o]: whether to compute. -> [N, nodes*C, ...]"""
+        """weights[e][o]: scalar or [N,1,1,1]; live[e][o]: computed or not. -> [N, nodes*C, ...]"""
         states = [self.pre0(before), self.pre1(previous)]
         for node in self.space.concat:
             total = None
@@ -111,8 +111,8 @@ class SearchNetwork(nn.Module):
         at = reductions(cells)
         self.reduction = tuple(i in at for i in range(cells))
         if not share_cells and all(self.reduction):
-            raise ValueError(f"cells: {cells} are all reduction cells; separate parameters per cell "
-                             "need at least 3 cells")
+            raise ValueError(f"cells: {cells} are all reduction cells; separate parameters per "
+                             "cell need at least 3 cells")
         self.rows = tuple(int(r) for r in self.reduction) if share_cells else tuple(range(cells))
         self.row_types = (0, 1) if share_cells else tuple(int(r) for r in self.reduction)
 
@@ -146,7 +146,8 @@ class SearchNetwork(nn.Module):
         if isinstance(mixing, Tensor):
             mixing = Mixing(mixing)
         if tuple(mixing.weights.shape[-3:]) != self.mixing_shape:
-            raise ValueError(f"mixing must be {self.mixing_shape}, got {tuple(mixing.weights.shape)}")
+            raise ValueError(f"mixing must be {self.mixing_shape}, "
+                             f"got {tuple(mixing.weights.shape)}")
         live = mixing.live_mask().tolist()
         rows = _scalars(mixing.weights)
         stem = self.stem(x)

@@ -24,23 +24,24 @@ IMPLEMENTATIONS = ("auto", "fast", "plain")
 
 
 def choose(implementation: str, device: torch.device | str = "cpu") -> type[SearchNetwork]:
-    """The class to build. On a CPU it compiles the kernels now (seconds, once per machine), so
-    that no search step waits for them. Raises ValueError for an unknown name, and where `fast` is
-    asked for and cannot be built."""
+    """The class to build. It compiles the kernels now (seconds, once per machine, logged), so that
+    no search step waits for them. Raises ValueError for an unknown name, and where `fast` is asked
+    for and cannot be had: without a C++ compiler, and on other devices than the CPU."""
     if implementation not in IMPLEMENTATIONS:
         raise ValueError("search_space.implementation: must be one of "
                          f"{', '.join(IMPLEMENTATIONS)}, got {implementation!r}")
     if implementation == "plain":
         return SearchNetwork
-    if torch.device(device).type == "cpu":
-        try:
-            library(torch.float32)
-        except OSError as error:
-            if implementation == "fast":
-                raise ValueError(f"search_space.implementation: fast is not possible here, {error}; "
-                                 "use auto or plain") from None
-            log.warning("search_space.implementation=auto runs the plain network: %s", error)
-            return SearchNetwork
+    try:
+        if torch.device(device).type != "cpu":
+            raise OSError(f"it has kernels for the CPU only, not for {torch.device(device).type}")
+        library(torch.float32)
+    except OSError as error:
+        if implementation == "fast":
+            raise ValueError(f"search_space.implementation: fast is not possible here: {error}; "
+                             "use auto or plain") from None
+        log.warning("search_space.implementation=auto runs the plain network: %s", error)
+        return SearchNetwork
     return FastSearchNetwork
 
 

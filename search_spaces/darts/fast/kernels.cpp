@@ -48,7 +48,7 @@ inline void tile(const T* a, long am, long ak, const T* b, long ldb, T* out, lon
                  bool add) {
   Vec<T, V> sum[M][J];
   for (int m = 0; m < M; m++)
-    for (int j = 0; j < J; j++) sum[m][j] = add ? load<T, V>(out + m * ldo + j * V) : Vec<T, V>{};
+    for (int j = 0; j < J; j++) sum[m][j] = Vec<T, V>{};
   for (long k = 0; k < depth; k++) {
     Vec<T, V> row[J];
     for (int j = 0; j < J; j++) row[j] = load<T, V>(b + k * ldb + j * V);
@@ -58,7 +58,10 @@ inline void tile(const T* a, long am, long ak, const T* b, long ldb, T* out, lon
     }
   }
   for (int m = 0; m < M; m++)
-    for (int j = 0; j < J; j++) store<T, V>(out + m * ldo + j * V, sum[m][j]);
+    for (int j = 0; j < J; j++) {
+      T* to = out + m * ldo + j * V;
+      store<T, V>(to, add ? load<T, V>(to) + sum[m][j] : sum[m][j]);
+    }
 }
 
 template <class T, int V, int M, int J>
@@ -122,8 +125,7 @@ template <class T, int V, int K>
 void tap_gradient(const T* x, long wide, const T* du, long du_wide, T* dw, long C, long rows,
                   long columns, int s, int d) {
   for (long c = 0; c < C; c += V) {
-    Vec<T, V> sum[K * K];
-    for (int t = 0; t < K * K; t++) sum[t] = load<T, V>(dw + t * C + c);
+    Vec<T, V> sum[K * K] = {};
     for (long i = 0; i < rows; i++)
       for (long j = 0; j < columns; j++) {
         const T* p = x + (i * s * wide + j * s) * C + c;
@@ -132,7 +134,8 @@ void tap_gradient(const T* x, long wide, const T* du, long du_wide, T* dw, long 
         for (int t = 0; t < K * K; t++)
           sum[t] += g * load<T, V>(p + (t / K * wide + t % K) * d * C);
       }
-    for (int t = 0; t < K * K; t++) store<T, V>(dw + t * C + c, sum[t]);
+    for (int t = 0; t < K * K; t++)
+      store<T, V>(dw + t * C + c, load<T, V>(dw + t * C + c) + sum[t]);
   }
 }
 
@@ -160,16 +163,26 @@ void pad_relu(const T* x, const T* mean, const T* scale, T* out, long H, long W,
 }
 
 // ------------------------------------------------------------------ batch statistics
+constexpr long RUN = 32;  // terms added in a row: sums of sums keep float rounding small
+
 // Mean and sum of squared deviations of one image, two passes over data in the cache.
 template <class T, int V>
 void image_moments(const T* z, long pixels, long C, double* mean, double* square) {
   for (long c = 0; c < C; c += V) {
     Vec<T, V> sum{}, dev{};
-    for (long p = 0; p < pixels; p++) sum += load<T, V>(z + p * C + c);
+    for (long start = 0; start < pixels; start += RUN) {
+      Vec<T, V> part{};
+      for (long p = start; p < pixels && p < start + RUN; p++) part += load<T, V>(z + p * C + c);
+      sum += part;
+    }
     Vec<T, V> m = sum / T(pixels);
-    for (long p = 0; p < pixels; p++) {
-      Vec<T, V> e = load<T, V>(z + p * C + c) - m;
-      dev += e * e;
+    for (long start = 0; start < pixels; start += RUN) {
+      Vec<T, V> part{};
+      for (long p = start; p < pixels && p < start + RUN; p++) {
+        Vec<T, V> e = load<T, V>(z + p * C + c) - m;
+        part += e * e;
+      }
+      dev += part;
     }
     T a[V], b[V];
     store<T, V>(a, m);
@@ -297,14 +310,17 @@ void conv_backward(Shape g, const T* x, const double* in, const T* dw, const T* 
     for (long c = 0; c < C; c += V) {
       if (in) {
         Vec<T, V> m = load<T, V>(affine + c), zero{}, sum{}, dot{};
-        for (long i = 0; i < g.H; i++)
+        for (long i = 0; i < g.H; i++) {
+          Vec<T, V> row_sum{}, row_dot{};
           for (long j = 0; j < g.W; j++) {
             long p = (i * g.W + j) * C + c;
             Vec<T, V> e = load<T, V>(xn + p) - m, v = load<T, V>(dr + (i * dr_wide + j) * C + c);
             v = e > zero ? v : zero;
             store<T, V>(out + p, v);
-            sum += v, dot += v * e;
+            row_sum += v, row_dot += v * e;
           }
+          sum += row_sum, dot += row_dot;
+        }
         T a[V], b[V];
         store<T, V>(a, sum), store<T, V>(b, dot);
         for (int v = 0; v < V; v++) {
@@ -332,6 +348,94 @@ void conv_backward(Shape g, const T* x, const double* in, const T* dw, const T* 
       for (int t = 0; t < K * K; t++) ddw[c * K * K + t] = partial[t * C + c];
     std::memcpy(dpw, partial + K * K * C, sizeof(T) * C * C);
   }
+}
+
+// ------------------------------------------------------------------ relu, pointwise
+// K parts of `out / K` channels each; part k reads the pixels (i * s + k, j * s + k): one part at
+// stride 1 is the preprocessing of a cell, two at stride 2 are the factorized reduction.
+template <class T, int V>
+void gather_relu(Shape g, const T* x, int part, T* out) {
+  for (long i = 0; i < g.h; i++)
+    for (long j = 0; j < g.w; j++) {
+      const T* from = x + ((i * g.s + part) * g.W + j * g.s + part) * g.C;
+      for (long c = 0; c < g.C; c += V) {
+        Vec<T, V> v = load<T, V>(from + c), zero{};
+        store<T, V>(out + (i * g.w + j) * g.C + c, v > zero ? v : zero);
+      }
+    }
+}
+
+template <class T, int V>
+void point_forward(Shape g, const T* x, const T* const* weight, long out, T* z, double eps,
+                   double* stat) {
+  long C = g.C, own = out / g.K, pixels = g.h * g.w;
+  T* matrix = scratch<T>(1, C * out);  // per part [C][own]
+  for (long k = 0; k < g.K; k++)
+    for (long i = 0; i < own; i++)
+      for (long c = 0; c < C; c++) matrix[(k * C + c) * own + i] = weight[k][i * C + c];
+  double *means = scratch<double>(3, 2 * g.N * out), *squares = means + g.N * out;
+#pragma omp parallel for num_threads(g.threads) schedule(static)
+  for (long n = 0; n < g.N; n++) {
+    T *packed = scratch<T>(4, pixels * C), *to = z + n * pixels * out;
+    for (int k = 0; k < g.K; k++) {
+      gather_relu<T, V>(g, x + n * g.H * g.W * C, k, packed);
+      product<T, V>(packed, C, 1, matrix + k * C * own, own, to + k * own, out, pixels, own, C,
+                    false);
+    }
+    if (stat) image_moments<T, V>(to, pixels, out, means + n * out, squares + n * out);
+  }
+  if (stat) merge_moments(means, squares, g.N, pixels, out, eps, stat);
+}
+
+// add: dx += gradient before the ReLU's mask; otherwise dx = masked gradient. Null: not wanted.
+template <class T, int V>
+void point_backward(Shape g, const T* x, const T* const* weight, long out, const T* z,
+                    const double* stat, const T* dy, const double* sums, double scale, T* dx,
+                    int add, T* const* dweight) {
+  long C = g.C, own = out / g.K, pixels = g.h * g.w;
+  T *mean = scratch<T>(2, 4 * out), *c1 = mean + out, *c2 = c1 + out, *c3 = c2 + out;
+  narrow(stat, mean, out);
+  normal_gradient(stat, sums, scale, double(g.N) * pixels, out, c1, c2, c3);
+  T* partial = scratch<T>(1, g.threads * out * C);
+  if (dweight) std::memset(partial, 0, sizeof(T) * g.threads * out * C);
+#pragma omp parallel for num_threads(g.threads) schedule(static)
+  for (long n = 0; n < g.N; n++) {
+    T *dz = scratch<T>(5, pixels * out), *packed = scratch<T>(4, pixels * C);
+    const T *zn = z + n * pixels * out, *dyn = dy + n * pixels * out, *xn = x + n * g.H * g.W * C;
+    for (long c = 0; c < out; c += V) {
+      Vec<T, V> m = load<T, V>(mean + c), a1 = load<T, V>(c1 + c), a2 = load<T, V>(c2 + c),
+                a3 = load<T, V>(c3 + c);
+      for (long p = c; p < pixels * out; p += out)
+        store<T, V>(dz + p, a1 * load<T, V>(dyn + p) + a2 * (load<T, V>(zn + p) - m) + a3);
+    }
+    T* to = dx ? dx + n * g.H * g.W * C : nullptr;
+    if (dx && !add && g.s > 1) std::memset(to, 0, sizeof(T) * g.H * g.W * C);
+    for (int k = 0; k < g.K; k++) {
+      if (dweight) {
+        gather_relu<T, V>(g, xn, k, packed);
+        T* mine = partial + (omp_get_thread_num() * out + k * own) * C;
+        product<T, V>(dz + k * own, 1, out, packed, C, mine, C, own, C, pixels, true);
+      }
+      if (!dx) continue;
+      product<T, V>(dz + k * own, out, 1, weight[k], C, packed, C, pixels, C, own, false);
+      for (long i = 0; i < g.h; i++)
+        for (long j = 0; j < g.w; j++) {
+          long at = ((i * g.s + k) * g.W + j * g.s + k) * C;
+          for (long c = 0; c < C; c += V) {
+            Vec<T, V> v = load<T, V>(packed + (i * g.w + j) * C + c), zero{};
+            if (add)
+              store<T, V>(to + at + c, load<T, V>(to + at + c) + v);
+            else
+              store<T, V>(to + at + c, load<T, V>(xn + at + c) > zero ? v : zero);
+          }
+        }
+    }
+  }
+  if (!dweight) return;
+  for (int t = 1; t < g.threads; t++)
+    for (long i = 0; i < out * C; i++) partial[i] += partial[t * out * C + i];
+  for (long k = 0; k < g.K; k++)
+    std::memcpy(dweight[k], partial + k * own * C, sizeof(T) * own * C);
 }
 
 // ------------------------------------------------------------------ sums over the inputs of a node
@@ -390,7 +494,7 @@ void node_sums(long count, const T* const* x, const double* const* stat, const T
       long end = start + BLOCK < pixels ? start + BLOCK : pixels, base = n * pixels * C;
       for (long i = 0; i <= count; i++)
         for (long c = 0; c < C; c += V) {
-          Vec<T, V> sum = load<T, V>(total + i * C + c);
+          Vec<T, V> sum{};
           if (i == count) {
             for (long p = base + start * C + c; p < base + end * C; p += C)
               sum += load<T, V>(dy + p);
@@ -399,7 +503,7 @@ void node_sums(long count, const T* const* x, const double* const* stat, const T
             for (long p = base + start * C + c; p < base + end * C; p += C)
               sum += load<T, V>(dy + p) * (load<T, V>(x[i] + p) - m);
           }
-          store<T, V>(total + i * C + c, sum);
+          store<T, V>(total + i * C + c, load<T, V>(total + i * C + c) + sum);
         }
     }
     for (long i = 0; i < (count + 1) * C; i++) part[n * (count + 1) * C + i] = total[i];
@@ -530,7 +634,7 @@ void node_backward(Shape g, const T* x, const T* dr, const T* most, const T* mea
   }
 }
 
-// The widest vector that divides the channels.
+// The widest vector that divides the channels (of `a | b`: both).
 #define BY_WIDTH(T, C, CALL)                                  \
   do {                                                        \
     constexpr int full = 64 / sizeof(T);                      \
@@ -563,6 +667,18 @@ void conv_backward(Shape g, const T* x, const double* in, const T* dw, const T* 
                    double* in_sums, T* ddw, T* dpw) {
   BY_WIDTH(T, g.C, BY_KERNEL(g.K, (conv_backward<T, V, K>(g, x, in, dw, pw, z, stat, dy, sums,
                                                           weight, dx, in_sums, ddw, dpw))));
+}
+
+void point_forward(Shape g, const T* x, const T* const* weight, long out, T* z, double eps,
+                   double* stat) {
+  BY_WIDTH(T, g.C | out / g.K, (point_forward<T, V>(g, x, weight, out, z, eps, stat)));
+}
+
+void point_backward(Shape g, const T* x, const T* const* weight, long out, const T* z,
+                    const double* stat, const T* dy, const double* sums, double scale, T* dx,
+                    int add, T* const* dweight) {
+  BY_WIDTH(T, g.C | out / g.K, (point_backward<T, V>(g, x, weight, out, z, stat, dy, sums, scale,
+                                                     dx, add, dweight)));
 }
 
 void combine(Shape g, long count, const T* const* x, const double* const* stat,

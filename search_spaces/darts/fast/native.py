@@ -38,6 +38,8 @@ _P, _L, _D = ctypes.c_void_p, ctypes.c_long, ctypes.c_double
 SIGNATURES = {
     "conv_forward": (Shape, _P, _P, _P, _P, _P, _D, _P),
     "conv_backward": (Shape, _P, _P, _P, _P, _P, _P, _P, _P, _D, _P, _P, _P, _P),
+    "point_forward": (Shape, _P, _P, _L, _P, _D, _P),
+    "point_backward": (Shape, _P, _P, _L, _P, _P, _P, _P, _D, _P, ctypes.c_int, _P),
     "combine": (Shape, _L, _P, _P, _P, _P),
     "node_sums": (Shape, _L, _P, _P, _P, _P, _P),
     "pool_forward": (Shape, _P, _P, _P, _D, _P, _P),
@@ -91,12 +93,10 @@ def _path(dtype: torch.dtype) -> Path:
 def _compile(dtype: torch.dtype, path: Path) -> None:
     start = time.perf_counter()
     path.parent.mkdir(parents=True, exist_ok=True)
-    # torch's own OpenMP runtime, so that both use one pool of threads
-    runtime = Path(torch.__file__).parent / "lib"
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         target = Path(folder) / path.name
-        command = [str(compiler()), *FLAGS, f"-DREAL={NAMES[dtype]}", str(SOURCE), "-o", str(target),
-                   f"-L{runtime}"]
+        command = [str(compiler()), *FLAGS, f"-DREAL={NAMES[dtype]}", str(SOURCE), "-o",
+                   str(target)]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             lines = done.stderr.strip().splitlines() or ["no message"]

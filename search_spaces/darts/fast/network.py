@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from search_spaces.darts.fast import cpu_cell
 from search_spaces.darts.fast.native import NAMES
-from search_spaces.darts.fast.terms import Term, all_terms
+from search_spaces.darts.fast.preprocess import preprocess
+from search_spaces.darts.fast.terms import Point, Term, all_terms, make_point
 from search_spaces.darts.search_network import SearchNetwork
 from search_spaces.mixing import Mixing
 
@@ -28,6 +29,11 @@ class FastSearchNetwork(SearchNetwork):
     def _terms(self) -> list[dict[tuple[int, int], Term]]:
         return [all_terms(self.cell(i)) for i in range(self.cells)]
 
+    @functools.cached_property
+    def _inputs(self) -> list[tuple[Point | None, Point | None]]:
+        cells = [self.cell(i) for i in range(self.cells)]
+        return [(make_point(cell.pre0), make_point(cell.pre1)) for cell in cells]
+
     def forward(self, x: Tensor, mixing: Mixing | Tensor) -> Tensor:
         if isinstance(mixing, Tensor):
             mixing = Mixing(mixing)
@@ -36,16 +42,22 @@ class FastSearchNetwork(SearchNetwork):
         live = mixing.live_mask().tolist()
         rows = mixing.weights.unbind(0)
         plans = [self._plan(i, live[row]) for i, row in enumerate(self.rows)]
-        parameters = [cpu_cell.live_parameters(plan) for plan in plans]
+        inputs = [p for pair in self._inputs for p in pair]
+        parameters = [[c.weight for c in p.convolutions] if p else [] for p in inputs] + \
+            [cpu_cell.live_parameters(plan) for plan in plans]
         if torch.is_grad_enabled():
             gate = iter(_Gate.apply(*itertools.chain(*parameters)) if any(parameters) else ())
             parameters = [[next(gate) for _ in part] for part in parameters]
         stem = self.stem(x.contiguous(memory_format=torch.channels_last))
         before, previous = stem if isinstance(stem, tuple) else (stem, stem)
         for i, row in enumerate(self.rows):
-            cell = self.cell(i)
+            cell, states = self.cell(i), []
+            for k, (module, h) in enumerate(((cell.pre0, before), (cell.pre1, previous))):
+                point = inputs[2 * i + k]
+                states.append(preprocess(point, self.training, h, parameters[2 * i + k])
+                              if point else module(h))
             before, previous = previous, cpu_cell.run_cell(
-                cell, plans[i], cell.pre0(before), cell.pre1(previous), rows[row], parameters[i])
+                cell, plans[i], states[0], states[1], rows[row], parameters[2 * self.cells + i])
         return self.classifier(previous.mean(dim=(2, 3)))
 
     def _plan(self, cell: int, live: list[list[bool]]) -> list[list[Term]]:
@@ -61,7 +73,7 @@ class FastSearchNetwork(SearchNetwork):
                 and not torch.is_autocast_enabled("cpu"))
 
     def __getstate__(self) -> dict[str, Any]:
-        return {k: v for k, v in self.__dict__.items() if k != "_terms"}
+        return {k: v for k, v in self.__dict__.items() if k not in ("_terms", "_inputs")}
 
 
 class _Gate(torch.autograd.Function):

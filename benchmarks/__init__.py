@@ -1,0 +1,1 @@
+"""Speed and memory, always as a ratio measured in one run; never an assertion on time."""

@@ -1,0 +1,83 @@
+"""How a search step scales: time and memory against batch, channels, cells, image size, live share.
+
+    python -m benchmarks.scaling [--json] [--axis batch channels ...] [--repeats 3] [--threads N]
+
+One quantity is varied at a time around a base case; plain (eager NCHW) and fast take turns in one
+process, times are medians of a first-order DARTS step (see `search_step`).
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.search_step import (
+    OPERATIONS,
+    alternate,
+    environment,
+    make_step,
+    networks,
+    parser,
+    peak_memory,
+)
+from search_spaces import CellSpace
+
+BASE = {"batch": 16, "channels": 16, "cells": 5, "image_size": 16, "live": 1.0}
+AXES: dict[str, list[float]] = {"batch": [4, 16, 64], "channels": [8, 16, 32, 48],
+                                "cells": [3, 5, 8], "image_size": [8, 16, 32],
+                                "live": [0.1, 0.25, 0.5, 1.0]}
+FORMS = ("plain_nchw", "fast")
+
+
+def point(values: dict[str, float], repeats: int, device: torch.device) -> dict[str, Any]:
+    """Milliseconds and peak bytes of both forms at one setting."""
+    space = CellSpace(OPERATIONS)
+    batch, channels, cells, size = (int(values[k]) for k in ("batch", "channels", "cells",
+                                                             "image_size"))
+    live = share_mask(space, values["live"])
+    forms = {k: n for k, n in networks(space, channels, cells, size, device).items() if k in FORMS}
+    steps = {form: make_step(network, form, batch, size, live) for form, network in forms.items()}
+    ms = alternate(steps, repeats, device)
+    return {**values, "live_operations": int(live.sum()), "ratio": ms["plain_nchw"] / ms["fast"],
+            **{f"{form}_ms": ms[form] for form in FORMS},
+            "peak_memory_bytes": {form: peak_memory(step, device) for form, step in steps.items()}}
+
+
+def share_mask(space: CellSpace, share: float) -> Tensor:
+    """A random share of all operations, the smaller within the larger."""
+    shape = (2, len(space.edges), len(space.operations))
+    return torch.rand(shape, generator=torch.Generator().manual_seed(0)) < share
+
+
+def main() -> None:
+    p = parser("Scaling curves of a search step.")
+    p.add_argument("--axis", nargs="+", choices=list(AXES), default=list(AXES))
+    p.set_defaults(repeats=3)
+    a = p.parse_args()
+    if a.threads:
+        torch.set_num_threads(a.threads)
+    device = torch.device(a.device)
+    curves = {axis: [point({**BASE, axis: value}, a.repeats, device) for value in AXES[axis]]
+              for axis in a.axis}
+    ratio = min(p["ratio"] for curve in curves.values() for p in curve)
+    result = {"benchmark": "scaling", "ratio": ratio, **environment(device), "base": BASE,
+              "curves": curves}
+    if a.json:
+        print(json.dumps(result, indent=1))
+        return
+    print(f"{result['device']}, {result['threads']} threads, torch {result['torch']}, float32; "
+          f"base {BASE}")
+    for axis, curve in curves.items():
+        for c in curve:
+            memory = [round(c["peak_memory_bytes"][form] / 2**20) for form in FORMS]
+            print(f"{axis:>10} {c[axis]:>6} plain {c['plain_nchw_ms']:>7.0f} ms  fast "
+                  f"{c['fast_ms']:>7.0f} ms  ratio {c['ratio']:>5.2f}  peak MiB "
+                  f"{memory[0]}/{memory[1]}")
+    print(f"ratio (worst case): {ratio:.2f}")
+
+
+if __name__ == "__main__":
+    main()

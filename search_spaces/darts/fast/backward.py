@@ -1,0 +1,171 @@
+"""One backward pass over a cell on the CPU kernels, from its last node to its inputs."""
+
+from __future__ import annotations
+
+from array import array
+
+import torch
+from torch import Tensor
+
+from search_spaces.darts.fast.calls import address_of, or_null, pointers_to
+from search_spaces.darts.fast.forward import CellForward
+from search_spaces.darts.fast.terms import Point, Term
+
+
+class CellBackward:
+    """gradient [N, nodes*C, h, w]; what is wanted: of the mixing, of the two inputs, of the
+    parameters. Results: `mixing` [E,O] as lists, `nodes` {node: NHWC}, `found` {id(parameter)}."""
+
+    def __init__(self, run: CellForward, gradient: Tensor, mixing: bool, inputs: tuple[bool, bool],
+                 parameters: bool):
+        self.run, self.parameters = run, parameters
+        self.wanted = (*inputs, *[True] * len(run.terms))
+        self.mixing = [[0.0] * len(row) for row in run.values]
+        self.nodes: dict[int, Tensor] = {}
+        self.found: dict[int, Tensor] = {}
+        self.dr: dict[int, Tensor] = {}  # gradients behind the ReLU of a node
+        self.direct: dict[int, list[tuple[Tensor, float]]] = {}  # and those that reach it as it is
+        self.pooled: dict[tuple[int, str], list[tuple[Tensor, int, float]]] = {}
+        self.held: list[Tensor] = []  # memory whose address is noted
+        slices = gradient.permute(0, 2, 3, 1).split(run.channels, dim=-1)
+        used = {t.source for node in run.terms for t in node}  # else no gradient, not a zero one
+        for node in reversed(range(len(run.h))):
+            if node >= 2 or (self.wanted[node] and node in used):
+                own = slices[node - 2].contiguous() if node >= 2 else None
+                if own is not None and own.data_ptr() == slices[node - 2].data_ptr():
+                    own = own.clone()  # the engine's tensor is not ours to add to
+                self.nodes[node] = self.complete(node, own)
+            if node >= 2 and run.terms[node - 2]:
+                self.spread(node, mixing)
+
+    def complete(self, node: int, own: Tensor | None) -> Tensor:
+        """Sum what reaches a node: its output, skips, pools, convolutions."""
+        run = self.run
+        terms = ([(own, 1.0)] if own is not None else []) + self.direct.get(node, [])
+        x = run.h[node]
+        if len(terms) == 1 and own is not None:
+            total = own
+        elif terms:
+            total = torch.empty_like(x)
+            a, pointers = pointers_to([v.data_ptr() for v, _ in terms])
+            b, none = pointers_to([0] * len(terms))
+            c = array("d", [w for _, w in terms])
+            shape = run.shape()
+            shape.h, shape.w = x.shape[1], x.shape[2]
+            run.kernels.combine(shape, len(terms), pointers, none, c.buffer_info()[0],
+                                total.data_ptr())
+        else:
+            total = torch.zeros_like(x)
+        most, mean = self.pool_gradient(node, "max"), self.pool_gradient(node, "avg")
+        dr = self.dr.get(node)
+        if most is not None or mean is not None or dr is not None:
+            stride = 2 if run.cell.reduction and node < 2 else 1
+            run.kernels.node_backward(run.shape(node, stride=stride), x.data_ptr(), or_null(dr),
+                                      or_null(most), or_null(mean), total.data_ptr())
+        return total
+
+    def pool_gradient(self, node: int, kind: str) -> Tensor | None:
+        run = self.run
+        uses = self.pooled.get((node, kind))
+        if not uses:
+            return None
+        tensor, stat = run.pools[node, kind]
+        out = run.output()
+        a, dy = pointers_to([v.data_ptr() for v, _, _ in uses])
+        b, sums = pointers_to([s for _, s, _ in uses])
+        c = array("d", [w for _, _, w in uses])
+        run.kernels.shared_gradient(run.shape(), len(uses), dy, sums, c.buffer_info()[0],
+                                    tensor.data_ptr(), stat, out.data_ptr())
+        return out
+
+    def spread(self, node: int, mixing: bool) -> None:
+        """From a node's gradient to those of its inputs, operation by operation."""
+        run = self.run
+        dy, terms = self.nodes[node], [t for t in run.terms[node - 2] if mixing or t.kind != "skip"]
+        tensors, stats = [], []
+        for t in terms:
+            tensor, stat = run.output_of(t)
+            tensors.append(tensor)
+            stats.append(stat)
+        sums = torch.empty(len(terms), 2, run.channels, dtype=torch.float64)
+        self.held.append(sums)
+        found = array("d", [0.0] * len(terms))
+        a, x = pointers_to([v.data_ptr() for v in tensors])
+        b, s = pointers_to(stats)
+        if terms:
+            run.kernels.node_sums(run.shape(), len(terms), x, s, dy.data_ptr(), sums.data_ptr(),
+                                  found.buffer_info()[0])
+        for t, value in zip(terms, found, strict=True):
+            self.mixing[t.edge][t.operation] = value
+        address = dict(zip(((t.edge, t.operation) for t in terms),
+                           range(sums.data_ptr(), sums.data_ptr() + sums.nbytes,
+                                 16 * run.channels), strict=True))
+        for t in run.terms[node - 2]:
+            weight = run.values[t.edge][t.operation]
+            if t.kind == "conv":
+                self.conv(t, dy, address[t.edge, t.operation], weight)
+            elif t.point:
+                self.reduce(t, t.point, dy, address[t.edge, t.operation], weight)
+            elif t.kind == "library":
+                self.library(t, dy, weight)
+            elif self.wanted[t.source] and t.kind == "skip":
+                self.direct.setdefault(t.source, []).append((dy, weight))
+            elif self.wanted[t.source]:
+                self.pooled.setdefault((t.source, t.kind), []).append(
+                    (dy, address[t.edge, t.operation], weight))
+
+    def conv(self, t: Term, dy: Tensor, sums: int, weight: float) -> None:
+        run = self.run
+        if not (self.parameters or self.wanted[t.source]):
+            return
+        for i in reversed(range(len(t.stages))):
+            stage, key = t.stages[i], (t.edge, t.operation, i)
+            first = i == 0
+            x = run.h[t.source] if first else run.z[t.edge, t.operation, i - 1]
+            stat = None if first else run.stat[t.edge, t.operation, i - 1]
+            dx = self.behind_relu(t.source) if first else torch.empty_like(x)
+            below = torch.empty(2, run.channels, dtype=torch.float64)  # sums, not for the first
+            pair: tuple[Tensor | None, Tensor | None] = (None, None)
+            if self.parameters:
+                pair = (torch.empty_like(stage.depthwise.weight),
+                        torch.empty_like(stage.pointwise.weight))
+                self.found[id(stage.depthwise.weight)] = pair[0]
+                self.found[id(stage.pointwise.weight)] = pair[1]
+            run.kernels.conv_backward(
+                run.stage_shape(t.source if first else 2, stage), x.data_ptr(), stat,
+                address_of(stage.depthwise.weight), address_of(stage.pointwise.weight),
+                run.z[key].data_ptr(), run.stat[key], dy.data_ptr(), sums, weight,
+                dx.data_ptr(), None if first else below.data_ptr(), or_null(pair[0]),
+                or_null(pair[1]))
+            if not first:
+                dy, sums, weight = dx, below.data_ptr(), 1.0
+                self.held.append(below)
+
+    def behind_relu(self, source: int) -> Tensor:
+        if source not in self.dr:
+            self.dr[source] = torch.zeros_like(self.run.h[source])
+        return self.dr[source]
+
+    def reduce(self, t: Term, point: Point, dy: Tensor, sums: int, weight: float) -> None:
+        run = self.run
+        convolutions, key = point.convolutions, (t.edge, t.operation, 0)
+        a, pointers = pointers_to([address_of(c.weight) for c in convolutions])
+        found = [torch.empty_like(c.weight) for c in convolutions] if self.parameters else []
+        b, targets = pointers_to([address_of(g) for g in found])
+        self.found.update({id(c.weight): g for c, g in zip(convolutions, found, strict=False)})
+        dx = self.behind_relu(t.source) if self.wanted[t.source] else None
+        run.kernels.point_backward(
+            run.point_shape(t, point), run.h[t.source].data_ptr(), pointers, run.channels,
+            run.z[key].data_ptr(), run.stat[key], dy.data_ptr(), sums, weight, or_null(dx), 1,
+            targets if found else None)
+
+    def library(self, t: Term, dy: Tensor, weight: float) -> None:
+        run = self.run
+        x, y = run.graphs[t.edge, t.operation]
+        own = list(t.module.parameters()) if self.parameters else []
+        dx, *rest = torch.autograd.grad(y, [x, *own], (weight * dy).permute(0, 3, 1, 2),
+                                        retain_graph=True)
+        for p, g in zip(own, rest, strict=True):
+            self.found[id(p)] = g
+        if self.wanted[t.source]:
+            self.direct.setdefault(t.source, []).append((dx.permute(0, 2, 3, 1).contiguous(), 1.0))

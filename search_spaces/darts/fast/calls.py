@@ -1,0 +1,60 @@
+"""Small things every kernel call needs."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+SERIAL = 8192  # values of a feature map below which waking threads costs more than it saves
+
+
+def threads_for(values: int) -> int:
+    """How many threads a kernel over a feature map of that many values should use."""
+    return torch.get_num_threads() if values >= SERIAL else 1
+
+
+def pointers_to(values: Sequence[int]) -> tuple[array, int]:
+    """A C array of addresses; the array must outlive the call."""
+    held = array("Q", values)
+    return held, held.buffer_info()[0]
+
+
+def running(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor, Tensor]:
+    """Running mean, running variance and the count of batches."""
+    mean, variance, count = norm.running_mean, norm.running_var, norm.num_batches_tracked
+    assert mean is not None and variance is not None and count is not None
+    return mean, variance, count
+
+
+def factor(norm: nn.BatchNorm2d) -> float:
+    """The weight of the newest batch; without momentum a plain average over the batches."""
+    return 1 / float(running(norm)[2]) if norm.momentum is None else norm.momentum
+
+
+def check_count(values: int) -> None:
+    """As `nn.BatchNorm2d` refuses in training."""
+    if values < 2:
+        raise ValueError("batch statistics need more than one value per channel, got a batch "
+                         "of one 1x1 image")
+
+
+def address_of(tensor: Tensor) -> int:
+    assert tensor.is_contiguous()
+    return tensor.data_ptr()
+
+
+def or_null(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()
+
+
+def reached(ctx: Any, index: int) -> bool:
+    """Whether this backward pass goes on from the input (`torch.autograd.grad` asks for a part)."""
+    node = ctx.next_functions[index][0]
+    try:
+        return node is not None and torch._C._will_engine_execute_node(node)
+    except (AttributeError, RuntimeError):  # a leaf under autograd.grad: the engine will not say
+        return True
