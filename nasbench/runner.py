@@ -24,6 +24,7 @@ from nasbench.search.loop import SearchLoop
 from nasbench.session import Session
 from nasbench.setup_run import Parts, prepare
 from search_spaces import Cell, Genotype, SearchNetwork
+from search_spaces.darts.fast import choose
 from search_spaces.diagnosis import collapse_warning, diagnosis_plots
 
 log = logging.getLogger("nasbench")
@@ -108,7 +109,8 @@ def _search(session: Session, state: dict[str, Any] | None, parts: Parts) -> Non
         train_fraction=parts.search.train_fraction, device=session.device,
         workers=parts.hardware.workers, channels_last=channels_last)
     torch.manual_seed(data.derive_seed(parts.seed, "supernet"))
-    network = parts.search_network().to(session.device)
+    wanted = state["implementation"] if state else parts.space_settings.implementation
+    network = parts.search_network(choose(wanted, session.device)).to(session.device)
     if channels_last:
         network = network.to(memory_format=torch.channels_last)
     measures = FinalMeasures(parts.final_network, parts.info.channels, parts.info.image_size,

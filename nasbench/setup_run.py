@@ -25,7 +25,6 @@ from nasbench.settings import (
     require,
 )
 from search_spaces import Cell, CellSpace, Genotype, SearchNetwork, load_genotype
-from search_spaces.darts.fast import choose
 
 STAGES = ("search", "evaluate", "all")
 
@@ -49,10 +48,8 @@ class Parts:
     early_stop: EarlyStop
     given: tuple[str, Genotype] | None
 
-    def search_network(self, kind: type[SearchNetwork] | None = None) -> SearchNetwork:
-        """A fresh search network, drawn from torch's global generator; without `kind` the
-        configured implementation, which may compile its kernels first."""
-        kind = kind or choose(self.space_settings.implementation, self.device)
+    def search_network(self, kind: type[SearchNetwork]) -> SearchNetwork:
+        """A fresh search network of this class, drawn from torch's global generator."""
         return kind(
             self.space, self.search.channels, self.search.cells, self.info.classes,
             image_size=self.info.image_size, in_channels=self.info.channels,

@@ -19,6 +19,7 @@ from nasbench.search.weights import SupernetWeights
 from nasbench.session import Averages, Session
 from nasbench.settings import SearchSettings
 from search_spaces import SearchNetwork
+from search_spaces.darts.fast import implementation_of
 
 CHECK_EVERY = 50  # steps between looks at the loss on a GPU, each of which waits for the device
 CALIBRATION_BATCHES = 20
@@ -186,7 +187,8 @@ class SearchLoop:
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to continue bit-equal."""
         self._read_clock()
-        return {"phase": "search", "epoch": self.epoch, "step": self.step, "images": self.images,
+        return {"phase": "search", "implementation": implementation_of(self.network),
+                "epoch": self.epoch, "step": self.step, "images": self.images,
                 "seconds": self.seconds, "epoch_seconds": dict(self.epoch_seconds),
                 "best": dict(self.best), "averages": self.averages.state_dict(),
                 "network": self.network.state_dict(),

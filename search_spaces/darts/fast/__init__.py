@@ -16,7 +16,8 @@ from search_spaces.darts.fast.network import FastSearchNetwork
 from search_spaces.darts.search_network import SearchNetwork
 from search_spaces.space import CellSpace
 
-__all__ = ["IMPLEMENTATIONS", "FastSearchNetwork", "build_search_network", "choose"]
+__all__ = ["IMPLEMENTATIONS", "FastSearchNetwork", "build_search_network", "choose",
+           "implementation_of"]
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +44,11 @@ def choose(implementation: str, device: torch.device | str = "cpu") -> type[Sear
         log.warning("search_space.implementation=auto runs the plain network: %s", error)
         return SearchNetwork
     return FastSearchNetwork
+
+
+def implementation_of(network: SearchNetwork) -> str:
+    """`fast` or `plain`: what `auto` came to, for a checkpoint to repeat."""
+    return "fast" if isinstance(network, FastSearchNetwork) else "plain"
 
 
 def build_search_network(space: CellSpace, channels: int, cells: int, classes: int, *,
