@@ -45,7 +45,8 @@ class RunFolder:
         own = self.path / "identity"
         if own.is_file():
             found = own.read_text(encoding="utf-8").strip()
-            if found != self.identity:
+            begun = (self.path / checkpoint.NAME).exists()
+            if found != self.identity and begun:  # what failed before its first save is no loss
                 raise ValueError(f"run_dir: {self.path} holds a run of another configuration "
                                  f"({self.path / 'config.json'}); choose another folder")
         elif any(self.path.iterdir()):

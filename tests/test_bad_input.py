@@ -152,6 +152,13 @@ def test_run_folder_of_another_configuration(tmp_path: Path,
     assert (folder / "result.json").read_bytes() == before
 
 
+def test_a_folder_whose_run_never_began_can_be_used_again(
+        tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    refused(capsys, "search.batch_size=100000", f"run_dir={tmp_path / 'run'}")
+    result = runs.run(tmp_path / "run", "search.epochs=1", "stage=search")
+    assert result["status"] == "done" and result["error"] is None
+
+
 def test_foreign_folder_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "thesis.tex").write_text("precious")
     assert "run_dir" in refused(capsys, f"run_dir={tmp_path}")

@@ -22,8 +22,8 @@ from nasbench.report.page import figure, page
 from nasbench.results.record import series
 from nasbench.tables.compare import compare
 from nasbench.tables.groups import SEARCHES, Group, measured_groups
+from nasbench.tables.html import html_table
 from nasbench.tables.paper import label, measured_tables, paper_tables
-from nasbench.tables.render import html_table
 from nasbench.tables.table import Table
 from search_spaces.genotype import Genotype
 

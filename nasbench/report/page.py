@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from html import escape
 from importlib.resources import files
 
-from nasbench.tables.render import html_table
+from nasbench.tables.html import html_table
 from nasbench.tables.table import Table
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from search_spaces.darts.geometry import check_geometry, reductions, resolve_stem
+from search_spaces.darts.stems import imagenet_stems, strided_front
 from search_spaces.genotype import Cell, Genotype
 from search_spaces.operations import FactorizedReduce, ReluConvBN, get_operation
 
@@ -118,16 +119,9 @@ class FinalNetwork(nn.Module):
         self.register_buffer("drop_rate", torch.zeros(()), persistent=False)
         imagenet = kind == "imagenet"
         if imagenet:
-            self.stem0 = nn.Sequential(
-                nn.Conv2d(in_channels, channels // 2, 3, 2, 1, bias=False),
-                nn.BatchNorm2d(channels // 2), nn.ReLU(),
-                nn.Conv2d(channels // 2, channels, 3, 2, 1, bias=False), nn.BatchNorm2d(channels))
-            self.stem1 = nn.Sequential(
-                nn.ReLU(), nn.Conv2d(channels, channels, 3, 2, 1, bias=False),
-                nn.BatchNorm2d(channels))
+            self.stem0, self.stem1 = imagenet_stems(in_channels, channels)
         else:
-            front = [nn.Conv2d(in_channels, 3 * channels, 3, 2, 1, bias=False),
-                     nn.BatchNorm2d(3 * channels), nn.ReLU()] if kind == "strided" else []
+            front = strided_front(in_channels, channels) if kind == "strided" else []
             width = 3 * channels if front else in_channels
             self.stem = nn.Sequential(*front, nn.Conv2d(width, 3 * channels, 3, 1, 1, bias=False),
                                       nn.BatchNorm2d(3 * channels))

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from search_spaces.darts.geometry import check_geometry, reductions, resolve_stem
+from search_spaces.darts.stems import imagenet_stems, strided_front
 from search_spaces.mixing import Mixing
 from search_spaces.operations import FactorizedReduce, ReluConvBN, get_operation
 from search_spaces.space import CellSpace
@@ -25,8 +26,8 @@ def search_stem(kind: str, in_channels: int, channels: int) -> nn.Module:
     stem = OrderedDict(conv=nn.Conv2d(in_channels, 3 * channels, 3, padding=1, bias=False),
                        bn=nn.BatchNorm2d(3 * channels))
     if kind == "strided":  # DARTS+ on Tiny-ImageNet: a stride-2 convolution in front
-        front = OrderedDict(conv0=nn.Conv2d(in_channels, 3 * channels, 3, 2, 1, bias=False),
-                            bn0=nn.BatchNorm2d(3 * channels), relu0=nn.ReLU())
+        front = OrderedDict(zip(("conv0", "bn0", "relu0"), strided_front(in_channels, channels),
+                                strict=True))
         stem["conv"] = nn.Conv2d(3 * channels, 3 * channels, 3, padding=1, bias=False)
         stem = OrderedDict(**front, **stem)
     return nn.Sequential(stem)
@@ -37,12 +38,7 @@ class ImageNetStem(nn.Module):
 
     def __init__(self, in_channels: int, channels: int):
         super().__init__()
-        self.stem0 = nn.Sequential(
-            nn.Conv2d(in_channels, channels // 2, 3, 2, 1, bias=False),
-            nn.BatchNorm2d(channels // 2), nn.ReLU(),
-            nn.Conv2d(channels // 2, channels, 3, 2, 1, bias=False), nn.BatchNorm2d(channels))
-        self.stem1 = nn.Sequential(nn.ReLU(), nn.Conv2d(channels, channels, 3, 2, 1, bias=False),
-                                   nn.BatchNorm2d(channels))
+        self.stem0, self.stem1 = imagenet_stems(in_channels, channels)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         x = self.stem0(x)
