@@ -14,16 +14,26 @@ SCHEMA = "nasbench.checkpoint/1"
 NAME, PREVIOUS = "checkpoint.pt", "checkpoint.previous.pt"
 
 
+def write(path: Path, value: dict[str, Any]) -> None:
+    """Write tensors and plain Python to a new file, complete on the disk when this returns; OSError
+    naming the file when it cannot be, with nothing left behind."""
+    try:
+        with path.open("wb") as file:
+            torch.save(value, file)
+            file.flush()
+            os.fsync(file.fileno())
+    except (OSError, RuntimeError) as error:  # a full disk comes out of torch.save as either
+        path.unlink(missing_ok=True)
+        raise OSError(f"{path}: could not be written, is the disk full? ({error})") from None
+
+
 def save(folder: Path, identity: str, state: dict[str, Any]) -> None:
     """Write `checkpoint.pt`, keeping the last one as `checkpoint.previous.pt`.
 
     A crash at any moment leaves a complete file under one of the two names.
     """
     temporary, target = folder / (NAME + ".tmp"), folder / NAME
-    with temporary.open("wb") as file:
-        torch.save({"schema": SCHEMA, "identity": identity, **state}, file)
-        file.flush()
-        os.fsync(file.fileno())
+    write(temporary, {"schema": SCHEMA, "identity": identity, **state})
     if target.exists():
         previous = folder / (PREVIOUS + ".tmp")
         previous.unlink(missing_ok=True)

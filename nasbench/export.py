@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from nasbench import checkpoint
 from nasbench.build import locate
 from nasbench.setup_run import Parts
 from search_spaces import Genotype
@@ -34,8 +35,8 @@ def save_model(path: Path, network: nn.Module, genotype: Genotype, parts: Parts)
     build = {"network": e.network, "channels": e.channels, "cells": e.cells,
              "classes": info.classes, "image_size": info.image_size, "in_channels": info.channels,
              "stem": parts.space_settings.stem, "squeeze_excitation": e.squeeze_excitation}
-    torch.save({"schema": SCHEMA, "genotype": genotype.to_dict(), "build": build,
-                "weights": weights}, path.with_suffix(".pt"))
+    checkpoint.write(path.with_suffix(".pt"), {
+        "schema": SCHEMA, "genotype": genotype.to_dict(), "build": build, "weights": weights})
     if e.export_onnx:
         export_onnx(path.with_suffix(".onnx"), network, info.channels, info.image_size)
 
@@ -53,12 +54,10 @@ def load_model(path: str | Path) -> tuple[nn.Module, Genotype]:
         raise ValueError(f"{path}: not a saved model ({SCHEMA}): {error}") from None
     build = dict(state["build"])
     genotype, kind = Genotype.from_dict(state["genotype"]), locate(build.pop("network"))
-    if not build.pop("squeeze_excitation"):
-        network = kind(genotype, build.pop("channels"), build.pop("cells"), build.pop("classes"),
-                       **build)
-    else:
-        network = kind(genotype, build.pop("channels"), build.pop("cells"), build.pop("classes"),
-                       squeeze_excitation=True, **build)
+    if not build["squeeze_excitation"]:
+        del build["squeeze_excitation"]  # a network class need not know of it
+    network = kind(genotype, build.pop("channels"), build.pop("cells"), build.pop("classes"),
+                   **build)
     network.load_state_dict(state["weights"])
     return network.eval(), genotype
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from nasbench import data, machine
+from nasbench import checkpoint, data, machine
 from nasbench.display import Display, summary_rows
 from nasbench.export import save_model
 from nasbench.identity import fingerprint, run_name
@@ -123,8 +123,8 @@ def _search(session: Session, state: dict[str, Any] | None, parts: Parts) -> Non
         loop.load_state_dict(state)
         session.restore_generators(state)
     session.result["search"] = loop.run()
-    torch.save({"network": network.state_dict(), "strategy": parts.strategy.state_dict()},
-               session.folder.path / "supernet.pt")
+    checkpoint.write(session.folder.path / "supernet.pt",
+                     {"network": network.state_dict(), "strategy": parts.strategy.state_dict()})
     session.save({"phase": "evaluate-next"})
     session.folder.write_result(session.result)
     _report_search(session, parts, network)
@@ -228,6 +228,8 @@ def _outcome(session: Session) -> Iterator[None]:
                    "error": advice or str(error) or type(error).__name__}
         if advice:
             raise ValueError(advice) from None
+        if isinstance(error, OSError) and error.errno is not None and error.filename is None:
+            raise OSError(error.errno, error.strerror, str(session.folder.path)) from None
         raise
     finally:
         session.display.end()
