@@ -71,7 +71,7 @@ def plots(history: Sequence[Metrics], cost: str) -> list[dict[str, Any]]:
         {"name": "fronts", "title": "Accuracy fronts over the generations", **axes,
          "series": {f"generation {row['generation']}": scatter(row, "accuracy_front")
                     for row in (generations[i] for i in shown)}},
-        {"name": "final_front", "title": "Final front", **axes,
+        {"name": "final_front", "title": "Final front", **axes, "retrained": cost,
          "series": {"merged front": scatter(last, "front"),
                     "accuracy front": scatter(last, "accuracy_front")}},
         {"name": "population", "title": "Population", "x_label": "generation", "y_label": "share",

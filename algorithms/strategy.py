@@ -156,7 +156,8 @@ class Strategy(ABC):
 
     def plots(self, history: list[Metrics]) -> list[dict[str, Any]]:
         """Figures from the recorded epochs: dicts with `name`, `title`, `x_label`, `y_label` and
-        `series` {label: [(x, y), ...]}; optional `kind` "line" (default) or "scatter"."""
+        `series` {label: [(x, y), ...]}; optional `kind` "line" (default) or "scatter", and
+        `retrained`: a size to put the retrained networks at, with their test error."""
         return []
 
     def state_dict(self) -> dict[str, Any]:

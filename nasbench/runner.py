@@ -187,6 +187,7 @@ def _evaluate(session: Session, state: dict[str, Any] | None, parts: Parts) -> N
         session.folder.write_result(result)
     from nasbench import plots
 
+    plots.add_retrained(session.folder.path, result["evaluation"])
     plots.save_run_plots(session.folder.path)
 
 

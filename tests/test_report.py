@@ -17,7 +17,7 @@ from results_writer import graph, result, write_record, write_run
 
 from nasbench import results
 from nasbench.cli_results import add_commands
-from nasbench.plots import draw, inline_svg, run_figures, save_run_plots
+from nasbench.plots import add_retrained, draw, inline_svg, run_figures, save_run_plots
 from nasbench.plots.tradeoff import pareto_front
 from nasbench.report import write_report
 from nasbench.results.record import series
@@ -153,6 +153,17 @@ def test_commands_write_files(page: Path, tmp_path: Path, capsys: pytest.Capture
     assert written == {"t.tex", "r.html", "rows.csv",
                        *(f"figures/digits_{name}.{kind}" for kind in ("svg", "png")
                          for name in ("error_params", "anytime"))}
+
+
+def test_retrained_networks_are_put_on_the_figure_that_asks(tmp_path: Path) -> None:
+    (tmp_path / "plots.json").write_text(json.dumps([
+        {"name": "front", "retrained": "params", "series": {"front": [[5, 40.0]]}},
+        {"name": "other", "series": {"a": [[0, 1]]}}]))
+    add_retrained(tmp_path, [{"params": 7, "test_error_percent": 3.5},
+                             {"params": 9, "test_error_percent": None}])
+    first, second = json.loads((tmp_path / "plots.json").read_text())
+    assert first["series"]["retrained (test error)"] == [[7, 3.5]]
+    assert list(second["series"]) == ["a"]
 
 
 def test_run_plots_from_journals_and_strategy(tmp_path: Path) -> None:

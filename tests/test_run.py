@@ -185,6 +185,14 @@ def test_runs_lists_what_there_is(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "missing" in capsys.readouterr().err
 
 
+def test_cells_of_their_own_are_drawn(tmp_path: Path) -> None:
+    """The DARTS+ experiment: what early and late cells choose."""
+    result = runs.run(tmp_path / "run", *SHORT, "stage=search", "search_space.share_cells=false")
+    assert len(result["search"]["genotypes"][0]["cells"]) == 3
+    text = (tmp_path / "run" / "cells-0-each.svg").read_text()
+    assert all(f"cell {i}" in text for i in range(3))
+
+
 def test_a_data_set_of_the_users_own(tmp_path: Path) -> None:
     """Folders of pictures: three classes, 12 pixels, found out from the files."""
     image = pytest.importorskip("PIL.Image")

@@ -31,6 +31,22 @@ def save_run_plots(run_dir: str | Path, plots: Sequence[Plot] = ()) -> list[Path
     return written
 
 
+def add_retrained(run_dir: str | Path, evaluations: Sequence[Mapping[str, Any]]) -> None:
+    """Put the retrained networks on the figures of RUN_DIR/plots.json that ask for them with
+    `retrained`, the name of a size such as params, at (size, test error in percent)."""
+    path = Path(run_dir) / "plots.json"
+    if not path.is_file():
+        return
+    specs = json.loads(path.read_text(encoding="utf-8"))
+    for spec in specs:
+        size = spec.get("retrained")
+        points = [(e[size], e["test_error_percent"]) for e in evaluations
+                  if size in e and e["test_error_percent"] is not None]
+        if points:
+            spec["series"]["retrained (test error)"] = points
+    path.write_text(json.dumps(specs) + "\n", encoding="utf-8")
+
+
 def run_figures(series: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Figure]:
     """Name -> figure, for whatever the series (of nasbench.results.record) hold."""
     search = series.get("search") or []
