@@ -185,6 +185,18 @@ def test_runs_lists_what_there_is(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "missing" in capsys.readouterr().err
 
 
+def test_real_cifar10_from_search_to_result(tmp_path: Path) -> None:
+    root = os.environ.get("NASBENCH_DATA")
+    if not root or not (Path(root) / "cifar-10-batches-py").is_dir():
+        pytest.skip("set NASBENCH_DATA to a folder with cifar-10-batches-py")
+    config = compose(["experiment=smoke/cifar10", "dataset.limit_train=256",
+                      "dataset.limit_test=128", "search.epochs=1", "evaluation.epochs=1",
+                      "hardware=cpu", "hardware.threads=1", f"run_dir={tmp_path / 'run'}"])
+    result = execute(config, runs.quiet())
+    assert result["dataset"] == "cifar10" and result["search"]["protocol"] == "smoke"
+    assert 0 < result["evaluation"][0]["test_error_percent"] <= 100
+
+
 def test_cells_of_their_own_are_drawn(tmp_path: Path) -> None:
     """The DARTS+ experiment: what early and late cells choose."""
     result = runs.run(tmp_path / "run", *SHORT, "stage=search", "search_space.share_cells=false")
