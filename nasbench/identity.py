@@ -13,7 +13,7 @@ LEFT_OUT = {"": ("run_dir", "stage", "logger"),
             "hardware": ("device", "threads", "workers", "checkpoint_seconds"),
             "dataset": ("root", "download"),
             "algorithm": ("paper", "smoke"),
-            "evaluation": ("export_onnx", "test_every")}
+            "evaluation": ("export_onnx",)}
 
 
 def canonical(config: dict[str, Any]) -> dict[str, Any]:

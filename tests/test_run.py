@@ -49,7 +49,7 @@ def test_identity_covers_results_and_nothing_else() -> None:
                  "dataset.root=y", "dataset.download=true", "hardware.device=cpu"):
         assert fingerprint(compose([same])) == base, same
     for other in ("seed=1", "search.epochs=2", "algorithm.learning_rate=0.5",
-                  "dataset.split_seed=3",
+                  "dataset.split_seed=3", "evaluation.test_every=2",
                   "hardware.precision=bfloat16", "evaluation.channels=8"):
         assert fingerprint(compose([other])) != base, other
 
