@@ -11,11 +11,13 @@ Algorithm 1 is
 * `_update`: gamma, hierarchical combination, posterior C, alpha, omega (`bayes_priors`), then the
   entropy rule and the removal of what is disconnected (`cell_priors`).
 
-The search ends when an update prunes nothing and moves no variance by more than `tolerance`, or
-with the epochs. Why 10 epochs in the paper's setting: the released code does one update and a
-person reads the cell off it; the authors' later code for weights does 10 rounds. At rate 0.1, lam
-0.01 and 2,500 steps a useless switch (omega = 1) walks from 1 to 0 in 0.4 epochs, so each update
-sees settled switches, and the re-weighting from l1 towards log needs a handful of updates.
+The search ends when an update prunes nothing and moves the variances by no more than `tolerance` on
+average, or with the epochs. The number of updates is part of the setting: re-weighting goes on
+sharpening, and at the smoke setting on digits (16 epochs) the cells shrank to 1 and 3 operations
+before nothing changed. Why 10 epochs in the paper's setting: the released code does one update and
+a person reads the cell off it; the authors' later code for weights does 10 rounds. At rate 0.1,
+lam 0.01 and 2,500 steps a useless switch (omega = 1) walks from 1 to 0 in 0.4 epochs, so each
+update sees settled switches, and the re-weighting from l1 towards log needs a handful of updates.
 
 Departures from the paper and from the authors' code
 1. omega = gamma = 1 at the start (paper); the code draws them at random and then updates once.
@@ -171,8 +173,8 @@ class BayesNAS(Strategy):
         change = self._update(curvature)
         after = self.live.sum(dim=(1, 2)).tolist()
         if self.stopped is None and before == after and change <= self.tolerance:
-            self.stopped = (f"the update pruned nothing and moved no variance by more than "
-                            f"{100 * self.tolerance:g} %")
+            self.stopped = (f"the update pruned nothing and moved the variances by "
+                            f"{100 * change:.1f} % on average")
         g = self.g_op[self.live]
         return {"live_operations_normal": after[0], "live_operations_reduce": after[1],
                 "live_edges_normal": int(self.live[0].any(dim=-1).sum()),
@@ -186,10 +188,11 @@ class BayesNAS(Strategy):
     def _curvature(self) -> Curvature:
         seed = int(torch.randint(2**31, (1,), generator=self.problem.rng))
         batches = self.problem.batches("search_train", self.curvature_batches, seed)
-        return self.curvature(self.supernet, self.s_op, self.s_edge, self.row_live, batches)
+        with self.problem.timed("curvature"):
+            return self.curvature(self.supernet, self.s_op, self.s_edge, self.row_live, batches)
 
     def _update(self, curvature: Curvature) -> float:
-        """Closed-form updates and pruning; returns the largest |change of ln g_eff| left alive."""
+        """Closed-form updates and pruning; returns the mean |change of ln g_eff| left alive."""
         space, previous = self.supernet.space, self.g_op.clone()
         s_op, s_edge = self.s_op.double().cpu(), self.s_edge.double().cpu()
         for t, rows in enumerate(self.rows):
@@ -210,7 +213,7 @@ class BayesNAS(Strategy):
             self.live[t], self.g_op[t], self.g_edge[t] = live, g.operation, g.edge
         self._place()
         change = (self.g_op[self.live] / previous[self.live]).log().abs()
-        return float(change.max())
+        return float(change.mean())  # the largest alone would follow the noise of the switches
 
     def _felt(self, curvature: Tensor, live: Tensor) -> Tensor:
         """Whether the output depends on a group at all (the zero-curvature guard)."""

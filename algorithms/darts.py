@@ -32,11 +32,12 @@ from search_spaces import Mixing, derive_top_two, top_two
 class DARTS(Strategy):
     """Differentiable architecture search, first order or `second_order`.
 
-    learning_rate, betas, weight_decay: Adam on alpha (decay is L2 in the gradient, not decoupled);
-    initial_scale: standard deviation of the initial alpha; finite_difference: the 0.01 of eq. 8.
+    label: the name of what it derives; learning_rate, betas, weight_decay: Adam on alpha (decay is
+    L2 in the gradient, not decoupled); initial_scale: standard deviation of the initial alpha;
+    finite_difference: the 0.01 of eq. 8.
     """
 
-    def __init__(self, second_order: bool, learning_rate: float, betas: list[float],
+    def __init__(self, label: str, second_order: bool, learning_rate: float, betas: list[float],
                  weight_decay: float, initial_scale: float, finite_difference: float):
         check(learning_rate > 0, "learning_rate", "positive", learning_rate)
         check(len(betas) == 2 and all(0 <= b < 1 for b in betas), "betas", "two numbers in [0, 1)",
@@ -44,7 +45,7 @@ class DARTS(Strategy):
         check(weight_decay >= 0, "weight_decay", "at least 0", weight_decay)
         check(initial_scale >= 0, "initial_scale", "at least 0", initial_scale)
         check(finite_difference > 0, "finite_difference", "positive", finite_difference)
-        self.second_order = second_order
+        self.label, self.second_order = label, second_order
         self.learning_rate, self.betas, self.weight_decay = learning_rate, betas, weight_decay
         self.initial_scale, self.finite_difference = initial_scale, finite_difference
 
@@ -103,7 +104,7 @@ class DARTS(Strategy):
         extra: dict[str, Any] = {}
         if tuple(network.row_types) != (0, 1):  # what every cell would choose on its own
             extra["cells"] = [top_two(row, network.space).to_dict() for row in weights]
-        return [Derived("DARTS", genotype, rule, extra=extra)]
+        return [Derived(self.label, genotype, rule, extra=extra)]
 
     def architecture_weights(self) -> Tensor:
         return self.mixing().weights.cpu()

@@ -15,7 +15,8 @@ Where the paper is silent
    cell, the literal reading. The search costs of the paper's tables (0.6 GPU-days where criterion 1
    stops at epoch 35 with 0.4) put it at about epoch 50, so it has to be the slower of the two.
    `argmax` compares only the best learnable operation of each edge.
-3. `epochs: n` asks for n epochs in a row without a change against the epoch before.
+3. `epochs: n` asks for n epochs in a row without a change against the epoch before; epochs that do
+   not move the weights at all (ASAP's grace, a warm-up) are not counted.
 """
 
 from __future__ import annotations
@@ -100,6 +101,7 @@ class RankStable(EarlyStop):
         _check(min_epoch >= 0, "min_epoch", "at least 0", min_epoch)
         self.epochs, self.compare, self.cells, self.min_epoch = epochs, compare, cells, min_epoch
         self._order: Tensor | None = None
+        self._weights: Tensor | None = None
         self._stable = 0
 
     def prepare(self, architecture_weights: Tensor | None, space: CellSpace) -> None:
@@ -119,7 +121,10 @@ class RankStable(EarlyStop):
             raise ValueError(f"early_stop.cells: the search network has no {self.cells} cell of "
                              "its own; use both or more search.cells")
         same = self._order is not None and torch.equal(order, self._order)
-        self._stable, self._order = (self._stable + 1 if same else 0), order
+        moved = self._weights is None or not torch.equal(architecture_weights, self._weights)
+        self._weights = architecture_weights
+        if moved:  # an epoch that did not train them (grace, warm-up) says nothing
+            self._stable, self._order = (self._stable + 1 if same else 0), order
         if epoch < self.min_epoch or self._stable < self.epochs:
             return None
         what = "full order" if self.compare == "full" else "best"
@@ -131,7 +136,8 @@ class RankStable(EarlyStop):
         return {"stable_epochs": self._stable}
 
     def state_dict(self) -> dict[str, Any]:
-        return {"order": self._order, "stable": self._stable}
+        return {"order": self._order, "stable": self._stable, "weights": self._weights}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._order, self._stable = state["order"], state["stable"]
+        self._weights = state["weights"]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -90,7 +90,8 @@ class Problem:
 
     batches(split, n, seed) -> n extra batches without augmentation from `search_train` or
     `search_valid`; measure(genotype, names) -> {name: number} for costs named `params`,
-    `mult_adds`, `latency_ms` of the final network at retraining scale.
+    `mult_adds`, `latency_ms` of the final network at retraining scale; `with timed(name):` reports
+    the seconds within apart.
     """
 
     supernet: SearchNetwork
@@ -99,6 +100,7 @@ class Problem:
     batches: Callable[[str, int, int], list[Batch]]
     measure: Callable[[Genotype, Sequence[str]], dict[str, float]]
     rng: torch.Generator
+    timed: Callable[[str], AbstractContextManager[None]] = field(default=lambda name: nullcontext())
 
 
 @dataclass(frozen=True)

@@ -68,7 +68,8 @@ class Family:
 
 def families(patterns: Sequence[str], shapes: Mapping[str, torch.Size],
              junctions: Sequence[Junction], device: torch.device) -> list[Family]:
-    """All groups of the given patterns. ValueError if a pattern finds no group."""
+    """All groups of the given patterns. ValueError if a pattern finds no group, or if a kind of
+    layer (convolution, linear) is in none."""
     found = []
     for pattern in patterns:
         assert pattern in PATTERNS, pattern
@@ -79,6 +80,11 @@ def families(patterns: Sequence[str], shapes: Mapping[str, torch.Size],
             raise ValueError(f"compress.patterns: {pattern} finds no group in this network")
         found += [Family(f.pattern, f.count, {n: i.to(device) for n, i in f.index.items()})
                   for f in made]
+    for dimensions, kind in ((4, "convolution"), (2, "linear layer")):
+        layers = [name for name, shape in shapes.items() if len(shape) == dimensions]
+        if layers and not any(name in family.index for name in layers for family in found):
+            raise ValueError(f"compress.patterns: no group for any {kind} in {list(patterns)}; add "
+                             "a pattern that covers it, such as neuron or element")
     return found
 
 

@@ -25,7 +25,7 @@ from nasbench.session import Session
 from nasbench.setup_run import Parts, prepare
 from search_spaces import Cell, Genotype, SearchNetwork
 from search_spaces.darts.fast import choose
-from search_spaces.diagnosis import collapse_warning, diagnosis_plots
+from search_spaces.diagnosis import collapse_warning, diagnosis_plots, order_stable_since
 
 log = logging.getLogger("nasbench")
 Work = Callable[[Session, dict[str, Any] | None], None]
@@ -122,12 +122,21 @@ def _search(session: Session, state: dict[str, Any] | None, parts: Parts) -> Non
     if state is not None:
         loop.load_state_dict(state)
         session.restore_generators(state)
-    session.result["search"] = loop.run()
+    found = loop.run()
+    weights = _architecture_weights(session)
+    found["learnable_order_stable_since"] = order_stable_since(weights, parts.space,
+                                                               network.row_types)
+    session.result["search"] = found
     checkpoint.write(session.folder.path / "supernet.pt",
                      {"network": network.state_dict(), "strategy": parts.strategy.state_dict()})
     session.save({"phase": "evaluate-next"})
     session.folder.write_result(session.result)
     _report_search(session, parts, network)
+
+
+def _architecture_weights(session: Session) -> list[torch.Tensor]:
+    """After every epoch, [rows, edges, operations]."""
+    return [torch.tensor(line["weights"]) for line in session.folder.read("architecture.jsonl")]
 
 
 def _report_search(session: Session, parts: Parts, network: SearchNetwork) -> None:
@@ -148,9 +157,8 @@ def _report_search(session: Session, parts: Parts, network: SearchNetwork) -> No
                       for j, c in enumerate(own)]
             plots.save(draw.draw_cells(graphs, found["name"]), folder / f"cells-{i}-each")
     journal = session.folder.read("genotypes.jsonl")
-    weights = [torch.tensor(line["weights"]) for line in session.folder.read("architecture.jsonl")]
-    figures = diagnosis_plots([Genotype.from_dict(line["genotype"]) for line in journal], weights,
-                              parts.space, network.row_types)
+    figures = diagnosis_plots([Genotype.from_dict(line["genotype"]) for line in journal],
+                              _architecture_weights(session), parts.space, network.row_types)
     plots.save_run_plots(folder, [
         *figures, *parts.strategy.plots(session.folder.read("metrics.jsonl"))])
 

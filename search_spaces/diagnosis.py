@@ -52,6 +52,18 @@ def stable_since(history: Sequence[Tensor], space: CellSpace, row_types: Sequenc
     return since
 
 
+def order_stable_since(history: Sequence[Tensor], space: CellSpace, row_types: Sequence[int]
+                       ) -> dict[str, int | None]:
+    """Per cell type the epoch from which on the full learnable order stayed as it ended; None where
+    it still changed in the last epoch (or there is nothing to order)."""
+    found: dict[str, int | None] = {}
+    for t, kind in enumerate(CELL_TYPES):
+        watched = bool(history) and bool(space.learnable) and t in row_types
+        since = stable_since(history, space, row_types, cells=kind) if watched else None
+        found[kind] = None if since == len(history) - 1 else since
+    return found
+
+
 def collapse_warning(genotype: Genotype) -> str | None:
     """A sentence when more than half of the normal cell's inputs are skip connections, else None.
 
@@ -78,7 +90,6 @@ def diagnosis_plots(genotypes: Sequence[Genotype], weights: Sequence[Tensor], sp
     figures: list[dict[str, Any]] = [
         {"name": "skip_connects", "title": "Skip connections of the derived cells",
          "x_label": "epoch", "y_label": "skip connections", "series": skips}]
-    since = stable_since(weights, space, row_types) if space.learnable else None
     for t, kind in enumerate(CELL_TYPES):
         rows = [i for i, row_type in enumerate(row_types) if row_type == t]
         if not rows or not weights:
@@ -86,7 +97,7 @@ def diagnosis_plots(genotypes: Sequence[Genotype], weights: Sequence[Tensor], sp
         means = [w.detach().cpu()[rows].mean(dim=(0, 1)).tolist() for w in weights]
         figures.append({
             "name": f"operation_weights_{kind}", "x_label": "epoch", "y_label": "mean weight",
-            "title": f"Operations of the {kind} cell (learnable order constant from epoch {since})",
+            "title": f"Operations of the {kind} cell, mean over edges",
             "series": {name: [(epoch, mean[o]) for epoch, mean in enumerate(means)]
                        for o, name in enumerate(space.operations)}})
     return figures

@@ -19,6 +19,7 @@ from search_spaces.diagnosis import (
     collapse_warning,
     diagnosis_plots,
     learnable_order,
+    order_stable_since,
     stable_since,
 )
 
@@ -39,7 +40,8 @@ def genotype(normal: int, reduce: int) -> Genotype:
 
 def ask(rule: EarlyStop, epoch: int, normal: int = 0, reduce: int = 0,
         weights: Tensor | None = None) -> str | None:
-    return rule.check(epoch, genotype(normal, reduce), weights, SPACE, ROWS)
+    moving = None if weights is None else weights * (1 + 1e-4 * epoch)  # trained, order unchanged
+    return rule.check(epoch, genotype(normal, reduce), moving, SPACE, ROWS)
 
 
 def weights(seed: int = 0) -> Tensor:
@@ -187,6 +189,21 @@ def test_order_of_unshared_cells_takes_the_rows_of_the_type() -> None:
     assert order.shape == (2, 14, 4) and torch.equal(order, both[[1, 3]])
 
 
+def test_epochs_that_train_nothing_are_not_counted_as_stable() -> None:
+    """ASAP's grace and a warm-up leave the weights bit-identical."""
+    rule, frozen, g = RankStable(2, "full", "both", 0), torch.rand(2, 14, 8), genotype(0, 0)
+    assert [rule.check(e, g, frozen, SPACE, ROWS) for e in range(5)] == [None] * 5
+    assert rule.check(5, g, frozen * 1.01, SPACE, ROWS) is None  # first epoch that moved them
+    assert rule.check(6, g, frozen * 1.02, SPACE, ROWS) is not None
+
+
+def test_order_stable_since_is_per_cell_type() -> None:
+    a = torch.arange(2 * 14 * 8.0).view(2, 14, 8)
+    flipped = torch.stack([a[0], a[1].flip(-1)])
+    assert order_stable_since([a, flipped, a], SPACE, ROWS) == {"normal": 0, "reduce": None}
+    assert order_stable_since([], SPACE, ROWS) == {"normal": None, "reduce": None}
+
+
 def test_stable_since() -> None:
     a, b = weights(0), weights(1)
     assert stable_since([], SPACE, ROWS) is None
@@ -212,7 +229,7 @@ def test_diagnosis_plots() -> None:
     skips, normal, reduce = diagnosis_plots([genotype(1, 0), genotype(4, 2)], [a, b], SPACE, ROWS)
     assert skips["series"] == {"normal": [(0, 1), (1, 4)], "reduce": [(0, 0), (1, 2)]}
     for row, figure in enumerate((normal, reduce)):
-        assert "from epoch 1" in figure["title"]
+        assert "mean over edges" in figure["title"]
         assert list(figure["series"]) == list(SPACE.operations)
         expected = [(e, pytest.approx(float(w[row, :, 3].mean()))) for e, w in enumerate((a, b))]
         assert figure["series"]["skip_connect"] == expected
@@ -226,8 +243,8 @@ def test_diagnosis_plots() -> None:
 
 def test_unshared_darts_shows_every_cell() -> None:
     problem = make_problem(cells=3, share_cells=False, channels=2)
-    strategy = DARTS(second_order=False, learning_rate=0.1, betas=[0.5, 0.999], weight_decay=0.0,
-                     initial_scale=1.0, finite_difference=0.01)
+    strategy = DARTS(label="DARTS", second_order=False, learning_rate=0.1, betas=[0.5, 0.999],
+                     weight_decay=0.0, initial_scale=1.0, finite_difference=0.01)
     strategy.setup(problem)
     run_steps(strategy, problem, 1)
     cells = strategy.derive()[0].extra["cells"]
@@ -255,7 +272,7 @@ def test_darts_plus_is_darts_with_the_criterion_switched_on() -> None:
     assert plus["early_stop"]["name"] == "skip_count" and plus["early_stop"]["limit"] == 2
     assert plain["early_stop"]["name"] == "none"
     different = {k for k in plain["algorithm"] if plain["algorithm"][k] != plus["algorithm"][k]}
-    assert different == {"name", "paper", "smoke"}
+    assert different == {"name", "label", "paper", "smoke"}
     assert composed("algorithm=darts_plus", "search=paper")["search"]["epochs"] == 60
     chosen = composed("algorithm=darts_plus", "early_stop=rank_stable", "early_stop.epochs=7")
     assert chosen["early_stop"]["name"] == "rank_stable" and chosen["early_stop"]["epochs"] == 7

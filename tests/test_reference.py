@@ -123,7 +123,8 @@ def darts(network: SearchNetwork, alpha: Tensor, second_order: bool, momentum: b
     if momentum:
         for key, p in network.named_parameters():
             weights.optimizer.state[p]["momentum_buffer"] = 0.01 * normals("mom." + key, *p.shape)
-    strategy = DARTS(second_order=second_order, learning_rate=3e-4, betas=[0.5, 0.999],
+    strategy = DARTS(label="DARTS", second_order=second_order, learning_rate=3e-4,
+                     betas=[0.5, 0.999],
                      weight_decay=1e-3, initial_scale=0.0, finite_difference=0.01)
     strategy.setup(Problem(network, weights, None, None, None, torch.Generator()))
     with torch.no_grad():

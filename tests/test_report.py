@@ -174,7 +174,7 @@ def test_run_plots_from_journals_and_strategy(tmp_path: Path) -> None:
     names = {path.name for path in save_run_plots(run, [spec])}
     assert names == {f"{name}.{kind}" for kind in ("svg", "png") for name in (
         "loss", "supernet_accuracy", "skip_connects", "live_operations", "test_error",
-        "front_of_3", "architecture_weights")}
+        "front_of_3", "architecture_weights", "edge_weights_0", "edge_weights_1")}
     assert all((run / "figures" / name).stat().st_size > 1000 for name in names)
     assert json.loads((run / "plots.json").read_text())[0]["name"] == "front/of 3"
 

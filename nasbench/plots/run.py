@@ -25,10 +25,15 @@ def save_run_plots(run_dir: str | Path, plots: Sequence[Plot] = ()) -> list[Path
                                            encoding="utf-8")
     config = folder / "config.json"
     settings = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
-    written: list[Path] = []
-    for name, figure in run_figures(read_series(folder), settings).items():
-        written += save(figure, folder / "figures" / name)
-    return written
+    figures = run_figures(read_series(folder), settings)
+    journal = folder / "architecture.jsonl"
+    if journal.is_file():
+        names = (settings.get("search_space") or {}).get("operations") or []
+        lines = [json.loads(line) for line in journal.read_text(encoding="utf-8").splitlines()]
+        figures |= {f"edge_weights_{row}": _edges(lines, row, names)
+                    for row in range(len(lines[0]["weights"]) if lines else 0)}
+    return [path for name, figure in figures.items()
+            for path in save(figure, folder / "figures" / name)]
 
 
 def add_retrained(run_dir: str | Path, evaluations: Sequence[Mapping[str, Any]]) -> None:
@@ -110,6 +115,27 @@ def _architecture(epochs: Sequence[Mapping[str, Any]], names: Sequence[str] | No
         finish(axes, f"Architecture weights: {kind}", "epoch", "mean weight over edges")
     for axes in panels[rows:]:
         axes.remove()
+    return figure
+
+
+def _edges(epochs: Sequence[Mapping[str, Any]], row: int, names: Sequence[str]) -> Figure:
+    """Weight of each operation on every edge of one row (cell type, or cell) over the epochs."""
+    count = len(epochs[0]["weights"][row])
+    columns = min(5, count)
+    lines = -(-count // columns)
+    figure = Figure(figsize=(2.4 * columns, 1.9 * lines + 0.6), layout="constrained")
+    panels = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True).ravel()
+    pairs = [(s, d) for d in range(2, count + 2) for s in range(d)]
+    for edge, axes in enumerate(panels[:count]):
+        for op in range(len(epochs[0]["weights"][row][edge])):
+            points = [(e["epoch"], e["weights"][row][edge][op]) for e in epochs]
+            add_series(axes, names[op] if op < len(names) else str(op), points, op, scatter=False)
+        axes.set_title("edge {} -> {}".format(*pairs[edge]), fontsize=8)
+        axes.tick_params(labelsize=7)
+    for axes in panels[count:]:
+        axes.remove()
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=7, frameon=False)
     return figure
 
 

@@ -23,6 +23,7 @@ from search_spaces.darts.fast import implementation_of
 
 CHECK_EVERY = 50  # steps between looks at the loss on a GPU, each of which waits for the device
 CALIBRATION_BATCHES = 20
+SECTIONS = ("data", "architecture", "weights", "evaluation")
 
 
 class SearchLoop:
@@ -47,12 +48,13 @@ class SearchLoop:
                              precision=session.precision, clock=clock)
         self.rng = torch.Generator().manual_seed(derive_seed(seed, "strategy"))
         strategy.setup(Problem(network, self.weights, self.scorer, self._batches, measures,
-                               self.rng))
+                               self.rng, clock))
         early_stop.prepare(strategy.architecture_weights(), network.space)
         self.epoch, self.step, self.images = 0, 0, 0
         self.seconds = 0.0
         self.best: dict[str, float | None] = {"supernet_valid_accuracy": None}
-        self.epoch_seconds: dict[str, float] = {}
+        self.epoch_seconds: dict[str, float] = {}  # of the running epoch, by section
+        self.sections: dict[str, float] = {}  # of the whole search
         self.averages = Averages()
 
     def _batches(self, split: str, n: int, seed: int) -> list[Batch]:
@@ -145,6 +147,7 @@ class SearchLoop:
             "learning_rate": self.weights.lr,
             "live_operations": int(mixing.live_mask().sum()),
             "skip_connects": derived.genotype.normal.skip_connects(),
+            "skip_connects_reduce": derived.genotype.reduce.skip_connects(),
             "seconds": seconds, **means, **extra})
         self.epoch, self.step, self.averages = epoch + 1, 0, Averages()
         self.epoch_seconds = {}
@@ -159,15 +162,17 @@ class SearchLoop:
         """This epoch's seconds by section, earlier parts of a resumed epoch included."""
         for section, value in self.session.clock.read().items():
             self.epoch_seconds[section] = self.epoch_seconds.get(section, 0.0) + value
+            self.sections[section] = self.sections.get(section, 0.0) + value
             self.seconds += value
         return {name: round(self.epoch_seconds.get(name, 0.0), 4)
-                for name in ("data", "architecture", "weights", "evaluation")}
+                for name in (*SECTIONS, *sorted(self.epoch_seconds.keys() - set(SECTIONS)))}
 
     def _result(self, reason: str) -> dict[str, Any]:
         device, measures = self.session.device, self.strategy.problem.measure
         return {
             "protocol": self.settings.protocol, "epochs": self.epoch,
             "seconds": round(self.seconds, 3),
+            "seconds_by_section": {name: round(value, 3) for name, value in self.sections.items()},
             "gpu_days": self.seconds / 86400 if device.type == "cuda" else None,
             "stop_reason": reason, "peak_memory_bytes": peak_memory(device),
             "images_per_second": round(self.images / max(self.seconds, 1e-9), 2),
@@ -190,6 +195,7 @@ class SearchLoop:
         return {"phase": "search", "implementation": implementation_of(self.network),
                 "epoch": self.epoch, "step": self.step, "images": self.images,
                 "seconds": self.seconds, "epoch_seconds": dict(self.epoch_seconds),
+                "sections": dict(self.sections),
                 "best": dict(self.best), "averages": self.averages.state_dict(),
                 "network": self.network.state_dict(),
                 "optimizer": self.weights.optimizer.state_dict(),
@@ -200,6 +206,7 @@ class SearchLoop:
         for key in ("epoch", "step", "images", "seconds"):
             setattr(self, key, state[key])
         self.epoch_seconds, self.best = dict(state["epoch_seconds"]), dict(state["best"])
+        self.sections = dict(state["sections"])
         self.averages.load_state_dict(state["averages"], self.session.device)
         self.network.load_state_dict(state["network"])
         self.weights.optimizer.load_state_dict(state["optimizer"])
