@@ -18,8 +18,8 @@ TINY = ["dataset=digits", "dataset.limit_train=128", "dataset.limit_test=64",
         "search.channels=4", "search.cells=3", "evaluation.batch_size=32", "evaluation.channels=4",
         "evaluation.cells=2", "evaluation.epochs=2", "hardware=cpu", "hardware.threads=1",
         "search_space.implementation=auto"]
-VOLATILE = {"seconds", "train_seconds", "images_per_second", "started", "finished", "run_id",
-            "config", "commit"}
+VOLATILE = {"seconds", "seconds_by_section", "train_seconds", "images_per_second", "started",
+            "finished", "run_id", "config", "commit"}
 
 
 def quiet() -> Display:
