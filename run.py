@@ -6,7 +6,11 @@ command continues an interrupted run and shows a finished one.
 
 import sys
 
-from nasbench.configuration import main
-
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        from nasbench.configuration import main  # seconds: Ctrl-C may come while it loads
+
+        sys.exit(main())
+    except KeyboardInterrupt:
+        print("interrupted before anything began", file=sys.stderr)
+        sys.exit(130)

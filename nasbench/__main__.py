@@ -71,14 +71,14 @@ def _describe(options: argparse.Namespace) -> int:
     from search_spaces import FinalNetwork, load_genotypes
 
     dataset = compose([f"dataset={options.dataset}"])["dataset"]
-    size = options.input_size or dataset["image_size"]
-    classes = options.classes or dataset["classes"]
+    size = dataset["image_size"] if options.input_size is None else options.input_size
+    classes = dataset["classes"] if options.classes is None else options.classes
     if size is None or classes is None:
         raise ValueError(f"--dataset {options.dataset}: its files decide the size and the classes; "
                          "give --input-size and --classes")
     large = size > 96
-    channels = options.channels or (48 if large else 36)
-    depth = options.depth or (14 if large else 20)
+    channels = (48 if large else 36) if options.channels is None else options.channels
+    depth = (14 if large else 20) if options.depth is None else options.depth
     found = []
     for name, genotype in [pair for cell in options.cells for pair in load_genotypes(cell)]:
         with torch.device("meta"):

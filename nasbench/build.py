@@ -83,15 +83,22 @@ def _words(hint: Any) -> str:
 
 def locate(path: str) -> Any:
     """`package.module.Name` -> the object; ValueError when it does not exist."""
+    if not isinstance(path, str):
+        raise ValueError(f"_target_: must be text such as package.module.Name, got {path!r}")
     module, _, name = path.rpartition(".")
     try:
-        return getattr(importlib.import_module(module), name)
+        found = getattr(importlib.import_module(module), name)
+        if not inspect.isclass(found):
+            raise ValueError("not a class")
+        return found
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(f"_target_ {path}: {error}") from None
 
 
 def component(values: Mapping[str, Any], section: str, ignore: tuple[str, ...] = ()) -> Any:
     """Build the object a configuration group describes: `_target_` plus constructor arguments."""
+    if not isinstance(values.get("name"), str) or not values["name"]:
+        raise ValueError(f"{section}.name: must be text, got {values.get('name')!r}")
     skipped = ("_target_", "name", *ignore)
     arguments = {key: value for key, value in values.items() if key not in skipped}
     return construct(locate(values["_target_"]), arguments, section)

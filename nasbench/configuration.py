@@ -23,7 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 from nasbench.display import Display
 from nasbench.identity import run_name
 from nasbench.interrupt import Interrupted
-from nasbench.runner import execute
+from nasbench.runner import execute, record_failure
 
 log = logging.getLogger("nasbench")
 
@@ -70,6 +70,11 @@ def _quiet_display() -> Display:
 def explain(error: BaseException) -> str:
     """One line for a composition error; an unknown key is answered with the known ones."""
     unknown = re.match(r"Could not override '([\w.]+)'", str(error))
+    missing = re.search(r"Could not find '(\w+)/", str(error))
+    if missing is not None and "Available" not in str(error):  # Hydra lists one level only
+        group = config_folder() / missing.group(1)
+        names = sorted(str(p.relative_to(group).with_suffix("")) for p in group.rglob("*.yaml"))
+        return f"{one_line(error)}; known: {', '.join(names)}"
     if unknown is None:
         return one_line(error)
     section, _, key = unknown.group(1).rpartition(".")
@@ -110,6 +115,7 @@ class Sweep:
         words = ", ".join(HydraConfig.get().overrides.task) or "defaults"
         display = Display()
         display.say(f"--- job {self.done + len(self.failed) + 1}: {words}")
+        plain: dict[str, Any] = {}
         try:
             plain = resolve(config)
             if plain["run_dir"] is not None:
@@ -119,7 +125,9 @@ class Sweep:
         except (Interrupted, KeyboardInterrupt) as error:
             self.error = error
         except Exception as error:  # noqa: BLE001 - recorded, and the sweep goes on
-            log.error("job failed: %s", words, exc_info=error)
+            log.debug("job failed: %s", words, exc_info=error)
+            with contextlib.suppress(ValueError, OSError, KeyError):
+                record_failure(plain, one_line(error))
             self.failed.append(f"{words}: {one_line(error)}")
             display.say(f"failed: {one_line(error)}")
         finally:

@@ -12,7 +12,7 @@ from search_spaces import load_genotype
 LEFT_OUT = {"": ("run_dir", "stage", "logger"),
             "hardware": ("device", "threads", "workers", "checkpoint_seconds"),
             "dataset": ("root", "download"),
-            "algorithm": ("paper", "smoke"),
+            "algorithm": ("paper", "smoke", "label"),
             "evaluation": ("export_onnx",)}
 
 

@@ -40,8 +40,9 @@ class RunFolder:
         to another configuration or holds foreign files."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-        except FileExistsError:
-            raise ValueError(f"run_dir: {self.path} is a file, not a folder") from None
+        except OSError as error:
+            raise ValueError(f"run_dir: {self.path} cannot be made a folder: {error.strerror}"
+                             ) from None
         own = self.path / "identity"
         if own.is_file():
             found = own.read_text(encoding="utf-8").strip()

@@ -22,12 +22,15 @@ from nasbench.retrain.loop import RetrainLoop
 from nasbench.run_folder import RESULT_SCHEMA, RunFolder, now, write_json
 from nasbench.search.loop import SearchLoop
 from nasbench.session import Session
+from nasbench.settings import require
 from nasbench.setup_run import Parts, prepare
 from search_spaces import Cell, Genotype, SearchNetwork
 from search_spaces.darts.fast import choose
 from search_spaces.diagnosis import collapse_warning, diagnosis_plots, order_stable_since
 
 log = logging.getLogger("nasbench")
+TOP_LEVEL = ("task", "stage", "seed", "run_dir", "early_stop", "algorithm", "search", "evaluation",
+             "dataset", "search_space", "hardware", "logger", "compress")
 Work = Callable[[Session, dict[str, Any] | None], None]
 
 
@@ -38,6 +41,10 @@ def execute(config: dict[str, Any], display: Display | None = None) -> dict[str,
     mistakes, Interrupted after Ctrl-C or SIGTERM (everything saved).
     """
     display = display or Display()
+    for key in config:
+        require(key in TOP_LEVEL, key, f"one of {', '.join(TOP_LEVEL)}", key)
+    require(config["run_dir"] is None or isinstance(config["run_dir"], str), "run_dir",
+            "a folder's path or null", config["run_dir"])
     if config["task"] == "compress":
         from nasbench.compress.task import compression
         hardware, device, precision, work, finished = compression(config)
@@ -51,7 +58,7 @@ def execute(config: dict[str, Any], display: Display | None = None) -> dict[str,
         torch.set_num_threads(hardware.threads)
     precision.apply()
     identity = fingerprint(config)
-    path = Path(config["run_dir"] or Path("results/runs") / run_name(config))
+    path = run_path(config)
     folder = RunFolder(path, identity)
     with folder.locked(), _logging_to(path / "log.txt"):
         previous = folder.read_result()
@@ -79,6 +86,22 @@ def execute(config: dict[str, Any], display: Display | None = None) -> dict[str,
         return result
 
 
+def run_path(config: dict[str, Any]) -> Path:
+    """`run_dir`, or results/runs/NAME."""
+    return Path(config["run_dir"] or Path("results/runs") / run_name(config))
+
+
+def record_failure(config: dict[str, Any], error: str) -> None:
+    """Leave a result with `status: failed` for a run that was refused before it had a folder."""
+    path = run_path(config)
+    if not (path / "result.json").exists():
+        path.mkdir(parents=True, exist_ok=True)
+        folder = RunFolder(path, fingerprint(config))
+        (path / "identity").write_text(folder.identity + "\n", encoding="utf-8")
+        result = _new_result(config, path.name, torch.device("cpu"))
+        folder.write_result(result | {"status": "failed", "error": error, "finished": now()})
+
+
 def _finished(parts: Parts) -> Callable[[dict[str, Any]], bool]:
     """Whether a result holds all that this stage asks for."""
     def finished(result: dict[str, Any]) -> bool:
@@ -95,6 +118,9 @@ def search_and_retrain(session: Session, state: dict[str, Any] | None, parts: Pa
     if parts.stage == "evaluate" and parts.given is None and result["search"] is None:
         raise ValueError("stage=evaluate: nothing has been searched in this run folder; run "
                          "stage=search first or give evaluation.genotype")
+    if parts.stage == "all" and result["search"] is None:
+        # What retraining would refuse must not come out after the search.
+        _evaluation_splits(session, parts).train.steps_per_epoch(parts.evaluation.batch_size)
     if parts.stage != "evaluate" and result["search"] is None:
         _search(session, state if state and state["phase"] == "search" else None, parts)
         state = None

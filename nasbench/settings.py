@@ -38,7 +38,8 @@ class SearchSettings:
             require(getattr(self, key) >= 1, f"search.{key}", "at least 1", getattr(self, key))
         require(self.channels >= 2 and self.channels % 2 == 0, "search.channels",
                 "even and at least 2", self.channels)
-        require(self.learning_rate > 0, "search.learning_rate", "positive", self.learning_rate)
+        require(0 < self.learning_rate <= 1e30, "search.learning_rate", "positive, at most 1e30",
+                self.learning_rate)
         require(0 <= self.learning_rate_min <= self.learning_rate, "search.learning_rate_min",
                 "between 0 and search.learning_rate", self.learning_rate_min)
         require(0 <= self.momentum < 1, "search.momentum", "in [0, 1)", self.momentum)
@@ -93,7 +94,8 @@ class EvaluationSettings:
             require(getattr(self, key) >= 1, f"evaluation.{key}", "at least 1", getattr(self, key))
         require(self.channels >= 2 and self.channels % 2 == 0, "evaluation.channels",
                 "even and at least 2", self.channels)
-        require(self.learning_rate > 0, "evaluation.learning_rate", "positive", self.learning_rate)
+        require(0 < self.learning_rate <= 1e30, "evaluation.learning_rate",
+                "positive, at most 1e30", self.learning_rate)
         require(0 <= self.learning_rate_min <= self.learning_rate, "evaluation.learning_rate_min",
                 "between 0 and evaluation.learning_rate", self.learning_rate_min)
         require(self.schedule in SCHEDULES, "evaluation.schedule", ", ".join(SCHEDULES),

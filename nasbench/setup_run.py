@@ -96,6 +96,12 @@ def prepare(config: dict[str, Any]) -> Parts:
                 "evaluate when evaluation.genotype is given (there is nothing to search)",
                 config["stage"])
     dataset = construct(DatasetSettings, config["dataset"], "dataset")
+    for section, settings_of, policy in (("search", search, None),
+                                         ("evaluation", evaluation, evaluation.policy)):
+        try:
+            dataset.augmentation(cutout=settings_of.cutout, policy=policy)
+        except ValueError as error:
+            raise ValueError(f"{section}.{error}") from None
     info = describe_data(dataset, test=config["stage"] != "search" and not evaluation.holdout)
     parts = Parts(config["stage"], config["seed"], settings, device, precision, dataset, info,
                   search, evaluation, space, space_settings, strategy, early_stop, given)

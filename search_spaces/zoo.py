@@ -42,7 +42,7 @@ def load_genotypes(name_or_path: str | Path) -> list[tuple[str, Genotype]]:
     if path.stat().st_size > MAX_BYTES:
         raise ValueError(f"{path}: larger than {MAX_BYTES} bytes, not a genotype")
     try:
-        return parse_genotypes(path.read_text(encoding="utf-8"), path.stem)
+        return parse_genotypes(path.read_text(encoding="utf-8-sig"), path.stem)
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
         raise ValueError(f"{path}: {str(error) or 'nested too deeply'}") from None
 
@@ -60,7 +60,7 @@ def parse_genotypes(text: str, name: str) -> list[tuple[str, Genotype]]:
     if not text.lstrip().startswith(("{", "[")):
         return _pasted(text, name)
     try:
-        data = json.loads(text)
+        data = json.loads(text, object_pairs_hook=_unique)
     except json.JSONDecodeError as error:
         raise ValueError(f"malformed JSON at line {error.lineno}: {error.msg}") from None
     items = data.get("genotypes") if isinstance(data, dict) and "genotypes" in data else data
@@ -69,6 +69,13 @@ def parse_genotypes(text: str, name: str) -> list[tuple[str, Genotype]]:
         raise ValueError("holds no genotype")
     return [_record(record, name, i if len(records) > 1 else None)
             for i, record in enumerate(records)]
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a JSON object repeats a key")
+    return found
 
 
 def _record(record: Any, name: str, position: int | None) -> tuple[str, Genotype]:
@@ -84,11 +91,16 @@ def _pasted(text: str, name: str) -> list[tuple[str, Genotype]]:
     try:
         tree = ast.parse(text.strip())
     except (SyntaxError, MemoryError, RecursionError):
-        raise ValueError("neither JSON nor a Genotype(normal=[...], ...) expression") from None
+        try:  # a line of a log, or a fenced block: only what stands between the parentheses
+            tree = ast.parse("\n".join(_balanced(text)))
+        except (SyntaxError, MemoryError, RecursionError):
+            raise ValueError("neither JSON nor a Genotype(normal=[...], ...) expression") from None
     found = []
     for title, call in _calls(tree, name):
         fields: dict[str, Any] = {}
         order = ("normal", "normal_concat", "reduce", "reduce_concat")
+        if len(call.args) > len(order):
+            raise ValueError(f"Genotype has {len(order)} fields, got {len(call.args)}")
         for key, node in [*zip(order, call.args, strict=False),
                           *((k.arg, k.value) for k in call.keywords)]:
             if key not in order:
@@ -100,9 +112,26 @@ def _pasted(text: str, name: str) -> list[tuple[str, Genotype]]:
     return found
 
 
+def _balanced(text: str) -> Iterator[str]:
+    """Every `Genotype(...)` of a longer text, up to its closing parenthesis."""
+    start = text.find("Genotype(")
+    while start >= 0:
+        depth = 0
+        for end in range(start, len(text)):
+            depth += {"(": 1, ")": -1}.get(text[end], 0)
+            if depth == 0 and text[end] == ")":
+                yield text[start:end + 1]
+                break
+        else:
+            return  # never closed
+        start = text.find("Genotype(", end)
+
+
 def _calls(tree: ast.Module, name: str) -> Iterator[tuple[str, ast.Call]]:
     for statement in tree.body:
         value = getattr(statement, "value", None)
+        if isinstance(value, ast.Tuple) and len(value.elts) == 1:
+            value = value.elts[0]  # pasted with its trailing comma
         if isinstance(value, ast.Call) and isinstance(value.func, ast.Name | ast.Attribute):
             called = value.func.id if isinstance(value.func, ast.Name) else value.func.attr
             target = statement.targets[0] if isinstance(statement, ast.Assign) else None
@@ -117,8 +146,8 @@ def _literal(node: ast.expr) -> Any:
         if node.func.id != "range":
             return arguments[0] if arguments else []
         if not all(isinstance(a, int) and abs(a) <= 64 for a in arguments) or \
-                not 1 <= len(arguments) <= 2:
-            raise ValueError("range() in a genotype takes one or two small integers")
+                not 1 <= len(arguments) <= 3 or 0 in arguments[2:]:
+            raise ValueError("range() in a genotype takes one to three small integers")
         return list(range(*arguments))
     try:
         return ast.literal_eval(node)

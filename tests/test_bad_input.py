@@ -54,6 +54,13 @@ def refused(capsys: pytest.CaptureFixture[str], *overrides: str) -> str:
     ("task=prune", ["task", "compress"]),
     ("seed=-1", ["seed"]),
     ("stage=evaluate", ["stage=evaluate", "stage=search"]),
+    ("experiment=asap/cifar10_smal", ["experiment/asap/cifar10_smal", "cifar10_small"]),
+    ("evaluation.policy=foo", ["evaluation.policy", "autoaugment_cifar10"]),
+    ("evaluation.network=os.path", ["os.path", "class"]),
+    ("algorithm._target_=null", ["_target_"]),
+    ("algorithm.name=null", ["algorithm.name"]),
+    ("search.learning_rate=1e300", ["search.learning_rate", "1e30"]),
+    ("+foo=1", ["foo", "algorithm"]),
 ])
 def test_bad_configuration(override: str, words: list[str], tmp_path: Path,
                            capsys: pytest.CaptureFixture[str]) -> None:
@@ -62,6 +69,18 @@ def test_bad_configuration(override: str, words: list[str], tmp_path: Path,
     line = refused(capsys, override, f"run_dir={tmp_path / 'run'}")
     for word in words:
         assert word in line, line
+
+
+def test_what_retraining_would_refuse_is_refused_before_the_search(
+        tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "run"
+    line = refused(capsys, "evaluation.batch_size=1000", f"run_dir={folder}")
+    assert "evaluation.batch_size" in line and "1000" in line
+    assert not (folder / "metrics.jsonl").exists()
+
+
+def test_run_dir_must_be_text(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "run_dir" in refused(capsys, "run_dir=3")
 
 
 @pytest.mark.parametrize("size", [9, 30, 1])
@@ -106,6 +125,8 @@ def test_bad_genotype_file(change: dict, words: str, tmp_path: Path,
     ("Genotype(normal=[(open('x'), 0)] * 8)", "literal"),
     ("{\"normal\": " + "[" * 2000 + "]" * 2000 + "}", ""),
     ("null", "Genotype"),
+    ("Genotype([('skip_connect', 0), ('skip_connect', 1)], [2], [], [2], 3)", "4 fields"),
+    ('{"normal": [], "normal": []}', "repeats"),
 ])
 def test_malformed_text(text: str, words: str, tmp_path: Path,
                         capsys: pytest.CaptureFixture[str]) -> None:
@@ -130,6 +151,17 @@ def test_pasted_genotype_equals_the_published_one() -> None:
                 ('max_pool_3x3', 0), ('skip_connect', 2), ('skip_connect', 2), ('max_pool_3x3', 1)],
         reduce_concat=[2, 3, 4, 5])"""
     assert parse_genotypes(text, "pasted") == [load_genotype("DARTS_V2")]
+
+
+@pytest.mark.parametrize("around", ["\ufeff{}", "{},", "06/25 10:00:00 AM genotype = {}",
+                                    "```python\nBEST = {}\n```", "# a cell\nX = {}  # found\r\n"])
+def test_pasted_text_as_it_comes(around: str, tmp_path: Path) -> None:
+    pairs = load_genotype("DARTS_V2")[1].to_pairs()
+    text = "Genotype(normal={normal}, normal_concat=range(2, 6, 1), reduce={reduce}, " \
+        "reduce_concat=(2, 3, 4, 5))".format(**pairs)
+    path = tmp_path / "cell.txt"
+    path.write_text(around.format(text), encoding="utf-8")
+    assert load_genotype(path)[1] == load_genotype("DARTS_V2")[1]
 
 
 def test_nodes_without_inputs() -> None:

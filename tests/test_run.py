@@ -144,6 +144,19 @@ def test_a_failing_job_does_not_end_a_sweep(tmp_path: Path, capsys: pytest.Captu
     assert all("not finite" in r["error"] for r in results if r["status"] == "failed")
 
 
+def test_a_job_refused_before_it_began_is_recorded_too(tmp_path: Path,
+                                                       capsys: pytest.CaptureFixture[str],
+                                                       monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    code = main(["-m", *runs.TINY, *SHORT, "stage=search", "search.valid_fraction=0.5,0",
+                 "hydra.sweep.dir=sweep", "run_dir=all"])
+    captured = capsys.readouterr()
+    assert code == 1 and "Traceback" not in captured.err
+    results = [json.loads(p.read_text()) for p in (tmp_path / "all").glob("*/result.json")]
+    assert sorted(r["status"] for r in results) == ["done", "failed"]
+    assert any("search.valid_fraction" in str(r["error"]) for r in results)
+
+
 def test_sigterm_saves_and_the_command_continues(tmp_path: Path) -> None:
     arguments = [sys.executable, str(ROOT / "run.py"), *runs.TINY, "search.epochs=200",
                  "stage=search", f"run_dir={tmp_path / 'run'}", "hardware.checkpoint_seconds=3600"]

@@ -38,6 +38,11 @@ def record(run_dir: str | Path, records: str | Path = "results/records") -> Path
     if Path(result["run_id"]).name != result["run_id"]:
         raise ValueError(f"{source}: run_id {result['run_id']!r} cannot be a file name")
     target.parent.mkdir(parents=True, exist_ok=True)
+    if target.is_file():
+        kept = schema.read(target)
+        if any(kept[key] != result[key] for key in ("started", "seed", "config")):
+            raise ValueError(f"{target}: holds the record of another run called "
+                             f"{result['run_id']}; rename {folder}")
     text = json.dumps({**result, "series": series(folder)}, indent=None, separators=(",", ":"))
     temporary = target.with_suffix(".tmp")
     temporary.write_text(_wrapped(text) + "\n", encoding="utf-8")
