@@ -75,8 +75,8 @@ def check_finished(data: dict[str, Any]) -> None:
         if not held_out and not 0 <= evaluation["test_error_percent"] <= 100:
             raise ValueError(f"field evaluation[{i}].test_error_percent: "
                              f"{evaluation['test_error_percent']} is not a percentage")
-    if search is None and not evaluations:
-        raise ValueError("holds neither a search nor an evaluation")
+    if search is None and not evaluations and not data.get("compress"):
+        raise ValueError("holds neither a search, an evaluation nor a compression")
 
 
 def _check(data: Any, fields: dict[str, tuple[type, ...]], prefix: str) -> None:
