@@ -11,7 +11,7 @@ help:  ## show what can be made
 
 install: .venv/.installed  ## make .venv and install everything into it
 
-demo: .venv/.installed  ## search, retrain and report a cell on the embedded digits, about three minutes
+demo: .venv/.installed  ## search, retrain and report a cell on the embedded digits
 	$(PY) run.py
 
 test: .venv/.installed  ## run all tests

@@ -10,7 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 _NEVER = {"_target_", "name", "label", "paper", "smoke", "genotype", "repeats", "root", "folder",
-          "download", "export_onnx", "test_batch_size", "test_every", "protocol", "implementation", "modules"}
+          "download", "export_onnx", "test_batch_size", "test_every", "protocol", "implementation",
+          "modules"}
 SEARCH_GROUPS = ("algorithm", "search", "search_space", "early_stop", "dataset")
 EVALUATION_GROUPS = ("evaluation", "dataset")
 
