@@ -121,7 +121,7 @@ def test_bad_genotype_file(change: dict, words: str, tmp_path: Path,
 @pytest.mark.parametrize("text, words", [
     ("{", "malformed JSON"),
     ("[" * 100000, ""),
-    ("__import__('os').system('touch /tmp/evaluated')", "Genotype"),
+    ("__import__('os').system('touch evaluated')", "Genotype"),
     ("Genotype(normal=[(open('x'), 0)] * 8)", "literal"),
     ("{\"normal\": " + "[" * 2000 + "]" * 2000 + "}", ""),
     ("null", "Genotype"),
