@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 import pickle
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from search_spaces import CellSpace, Mixing, SearchNetwork
@@ -17,9 +17,10 @@ from search_spaces.darts.fast import FastSearchNetwork, native
 from search_spaces.darts.fast.cpu_cell import run_cell
 from search_spaces.darts.fast.network import FastSearchNetwork as Network
 from search_spaces.darts.fast.terms import all_terms
+from tests import equality
+from tests.equality import OTHERS, close, random_mixing, same
 from tests.harness import DARTS_OPERATIONS, images
 
-OTHERS = ("none", "max_pool_3x3", "sep_conv_7x7", "conv_7x1_1x7", "skip_connect")
 pytestmark = pytest.mark.skipif(native.compiler() is None, reason="needs a C++ compiler")
 
 
@@ -31,68 +32,8 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-def pair(operations: Sequence[str] = DARTS_OPERATIONS, *, channels: int = 8, cells: int = 3,
-         nodes: int = 3, size: int = 8, dtype: torch.dtype = torch.float64, share: bool = True,
-         seed: int = 0) -> tuple[SearchNetwork, FastSearchNetwork]:
-    torch.manual_seed(seed)
-    space = CellSpace(tuple(operations), nodes)
-    plain, quick = (kind(space, channels, cells, 4, image_size=size, share_cells=share).to(dtype)
-                    for kind in (SearchNetwork, FastSearchNetwork))
-    quick.load_state_dict(plain.state_dict())
-    return plain, quick
-
-
-def close(found: Tensor | None, expected: Tensor | None, tolerance: float) -> None:
-    """To `tolerance` of the largest value; None (no gradient) only where both are."""
-    assert (found is None) == (expected is None)
-    if found is not None and found.numel():
-        scale = max(1.0, float(expected.detach().abs().max()))
-        torch.testing.assert_close(found, expected, rtol=0, atol=tolerance * scale)
-
-
-def same(plain: SearchNetwork, quick: SearchNetwork, mixing: Mixing, x: Tensor, y: Tensor,
-         tolerance: float) -> None:
-    """Outputs, gradients by both ways of asking, statistics, and evaluation afterwards."""
-    results = []
-    for network in (plain, quick):
-        network.train()
-        network.zero_grad(set_to_none=True)
-        leaf = mixing.weights.clone().requires_grad_()
-        logits = network(x, Mixing(leaf, mixing.live))
-        cross_entropy(logits, y).backward()
-        weights = {k: p.grad for k, p in network.named_parameters()}
-        again = mixing.weights.clone().requires_grad_()
-        loss = cross_entropy(network(x, Mixing(again, mixing.live)), y)
-        alone, = torch.autograd.grad(loss, [again])
-        network.eval()
-        with torch.no_grad():
-            evaluated = network(x, mixing)
-        buffers = dict(network.named_buffers())
-        results.append((logits, leaf.grad, alone, evaluated, weights, buffers))
-    expected, found = results
-    for a, b in zip(found[:4], expected[:4], strict=True):
-        close(a, b, tolerance)
-    for part in (4, 5):
-        assert found[part].keys() == expected[part].keys()
-        for key, value in expected[part].items():
-            close(found[part][key], value, tolerance)
-
-
-def random_mixing(network: SearchNetwork, kind: str, seed: int) -> Mixing:
-    g = torch.Generator().manual_seed(seed)
-    shape = network.mixing_shape
-    values = torch.randn(shape, generator=g, dtype=torch.float64)
-    live = torch.rand(shape, generator=g) < 0.5
-    values = network.place(values)
-    if kind == "softmax":
-        return Mixing(values.softmax(-1))
-    if kind == "masked":  # annealed softmax over what is left
-        masked = (values / 0.1).masked_fill(~live, -torch.inf).softmax(-1)
-        return Mixing(masked.nan_to_num(0.0), live)
-    if kind == "real":
-        return Mixing(values, live)
-    code = live & (torch.rand(shape, generator=g) < 0.3)
-    return Mixing.sparse(network.place(code.double()))
+def pair(*arguments: Any, **options: Any) -> tuple[SearchNetwork, SearchNetwork]:
+    return equality.pair(FastSearchNetwork, *arguments, **options)
 
 
 @pytest.mark.parametrize("kind", ["softmax", "masked", "real", "sparse"])
@@ -242,8 +183,8 @@ def test_choice(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixtur
     assert len(caplog.records) == 1 and "\n" not in caplog.text.strip()
     with pytest.raises(ValueError, match=r"^search_space\.implementation: fast .*compiler"):
         fast.choose("fast")
-    with pytest.raises(ValueError, match="for the CPU only, not for cuda"):
-        fast.choose("fast", "cuda")
+    with pytest.raises(ValueError, match="for CPUs and CUDA GPUs, not for meta"):
+        fast.choose("fast", "meta")
     native.library.cache_clear()
 
 

@@ -10,8 +10,10 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from algorithms.strategy import Batch, Gradients
+from nasbench.capture import Capture
 from nasbench.clock import Clock
 from nasbench.precision import Precision
+from nasbench.sgd import SGD
 from search_spaces import Mixing, SearchNetwork
 
 
@@ -27,50 +29,73 @@ class SupernetWeights:
         self.network, self.precision, self.clock = network, precision, clock
         self.momentum, self.weight_decay, self.grad_clip = momentum, weight_decay, grad_clip
         self.parameters = list(network.parameters())
-        self.optimizer = torch.optim.SGD(self.parameters, lr=learning_rate, momentum=momentum,
-                                         weight_decay=weight_decay)
+        self.optimizer = SGD(self.parameters, rate=learning_rate, momentum=momentum,
+                             weight_decay=weight_decay)
+        self.capture = Capture(self.parameters[0].device)
         self._norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
+        self._displaced = False
 
     @property
     def lr(self) -> float:
         """The current learning rate, set by the schedule."""
-        return self.optimizer.param_groups[0]["lr"]
+        return self.optimizer.rate
 
     @lr.setter
     def lr(self, value: float) -> None:
-        for group in self.optimizer.param_groups:
-            group["lr"] = value
+        self.optimizer.rate = value
 
     def step(self, batch: Batch, mixing: Mixing | Sequence[Mixing], *,
              mixing_gradient: bool = False) -> dict[str, Tensor]:
+        mixings = [mixing] if isinstance(mixing, Mixing) else list(mixing)
+        assert not mixing_gradient or len(mixings) == 1
+        live = [m.live for m in mixings]
+
+        def run(x: Tensor, y: Tensor, *weights: Tensor) -> list[Tensor]:
+            return self._step((x, y), list(map(Mixing, weights, live)), mixing_gradient)
+
         with self.clock("weights"):
-            mixings = [mixing] if isinstance(mixing, Mixing) else list(mixing)
-            assert not mixing_gradient or len(mixings) == 1
-            self.optimizer.zero_grad(set_to_none=True)
-            losses, correct = [], []
-            for one in mixings:
-                leaf = one.weights.detach().requires_grad_(mixing_gradient)
-                loss, logits = self._forward(batch, Mixing(leaf, one.live))
-                (loss / len(mixings)).backward()
-                losses.append(loss.detach())
-                correct.append((logits.detach().argmax(dim=1) == batch[1]).float().mean())
-            if self.grad_clip:
-                nn.utils.clip_grad_norm_(self.parameters, self.grad_clip)
-            self.optimizer.step()
-            out = {"train_loss": torch.stack(losses).mean(),
-                   "train_accuracy": 100 * torch.stack(correct).mean()}
-            if mixing_gradient:
-                assert leaf.grad is not None
-                out["mixing_gradient"] = leaf.grad
-            return out
+            loss, accuracy, *gradient = self.capture(
+                ("step", mixing_gradient, *map(_key, live)), run,
+                [*batch, *(m.weights.detach() for m in mixings)])
+        out = {"train_loss": loss, "train_accuracy": accuracy}
+        return out | {"mixing_gradient": gradient[0]} if mixing_gradient else out
+
+    def _step(self, batch: Batch, mixings: list[Mixing], mixing_gradient: bool) -> list[Tensor]:
+        """Mean loss, accuracy and on request the gradient of the one mixing."""
+        self.optimizer.zero_grad(set_to_none=True)
+        losses, correct, gradients = [], [], []
+        for one in mixings:
+            leaf = one.weights.detach().requires_grad_(mixing_gradient)
+            loss, logits = self._forward(batch, Mixing(leaf, one.live))
+            (loss / len(mixings)).backward()
+            losses.append(loss.detach())
+            correct.append((logits.detach().argmax(dim=1) == batch[1]).float().mean())
+            if leaf.grad is not None:
+                gradients.append(leaf.grad)
+        if self.grad_clip:
+            nn.utils.clip_grad_norm_(self.parameters, self.grad_clip)
+        self.optimizer.step()
+        return [torch.stack(losses).mean(), 100 * torch.stack(correct).mean(), *gradients]
 
     def gradients(self, batch: Batch, mixing: Mixing, *, weights: bool = False,
                   full_precision: bool = False) -> Gradients:
+        def run(x: Tensor, y: Tensor, values: Tensor) -> list[Tensor]:
+            return self._gradients((x, y), Mixing(values, mixing.live), weights, full_precision)
+
+        loss, first, *rest = self.capture(
+            ("gradients", weights, full_precision, self._displaced, _key(mixing.live)), run,
+            [*batch, mixing.weights.detach()])
+        return Gradients(loss, first, rest)
+
+    def _gradients(self, batch: Batch, mixing: Mixing, weights: bool, full_precision: bool
+                   ) -> list[Tensor]:
+        """Loss, gradient of the mixing and on request of every parameter."""
         leaf = mixing.weights.detach().requires_grad_()
-        loss, _ = self._forward(batch, Mixing(leaf, mixing.live), full_precision)
-        inputs = [leaf, *(self.parameters if weights else [])]
-        first, *rest = torch.autograd.grad(loss, inputs, allow_unused=True, materialize_grads=True)
-        return Gradients(loss.detach(), first, rest)
+        with _frozen([] if weights else self.parameters):
+            loss, _ = self._forward(batch, Mixing(leaf, mixing.live), full_precision)
+            found = torch.autograd.grad(loss, [leaf, *(self.parameters if weights else [])],
+                                        allow_unused=True, materialize_grads=True)
+        return [loss.detach(), *found]
 
     def _forward(self, batch: Batch, mixing: Mixing, full_precision: bool = False
                  ) -> tuple[Tensor, Tensor]:
@@ -81,19 +106,19 @@ class SupernetWeights:
 
     @contextmanager
     def at(self, displaced: Sequence[Tensor]) -> Iterator[None]:
-        kept = [p.data for p in self.parameters]
-        momenta = [m.momentum for m in self._norms]
+        values, momenta = self.values(), [m.momentum for m in self._norms]
+        kept = [value.clone() for value in values]
         try:
-            for p, value in zip(self.parameters, displaced, strict=True):
-                p.data = value
+            torch._foreach_copy_(values, list(displaced))  # in place: a recorded step reads there
             for norm in self._norms:
                 norm.momentum = 0.0
+            self._displaced = True
             yield
         finally:
-            for p, value in zip(self.parameters, kept, strict=True):
-                p.data = value
+            torch._foreach_copy_(values, kept)
             for norm, momentum in zip(self._norms, momenta, strict=True):
                 norm.momentum = momentum
+            self._displaced = False
 
     def values(self) -> list[Tensor]:
         return [p.detach() for p in self.parameters]
@@ -106,3 +131,20 @@ class SupernetWeights:
 
     def snapshot(self) -> dict[str, Tensor]:
         return {key: value.clone() for key, value in self.network.state_dict().items()}
+
+
+def _key(live: Tensor | None) -> bytes | None:
+    """What a live set (on the CPU) is recognised by."""
+    return None if live is None else live.numpy().tobytes()
+
+
+@contextmanager
+def _frozen(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
+    """Within, nothing is computed for gradients of these."""
+    for p in parameters:
+        p.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for p in parameters:
+            p.requires_grad_(True)

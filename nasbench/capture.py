@@ -1,0 +1,90 @@
+"""Training steps as CUDA graphs: recorded once, replayed without a launch per kernel."""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+log = logging.getLogger("nasbench")
+Function = Callable[..., Sequence[Tensor]]
+
+WARM_UP = 3  # ordinary calls before a recording: they are steps like all others
+KEPT = 16  # kinds of step remembered; the least recently used goes first
+
+
+@dataclass
+class _Step:
+    calls: int = 0
+    graph: Any = None
+    inputs: Sequence[Tensor] = ()
+    outputs: Sequence[Tensor] = ()
+
+
+class Capture:
+    """`capture(key, function, inputs)` is `function(*inputs)`, on a GPU from the fourth call with
+    the same key on as a graph replay.
+
+    The key must hold all that decides what the function does besides the values of its input
+    tensors and of tensors it updates in place: shapes are added here. A function may not wait for
+    the device, and keeps no tensor it makes; the outputs handed out are copies. Elsewhere than on a
+    GPU, or with `enabled` false, the function is simply called. Where it cannot be recorded (an
+    operation of the user's that waits for the device), one warning says so and steps run one by one.
+    """
+
+    def __init__(self, device: torch.device, enabled: bool = True):
+        self.enabled = enabled and device.type == "cuda"
+        self.recorded = 0
+        self._steps: OrderedDict[Hashable, _Step] = OrderedDict()
+        self._stream = torch.cuda.Stream(device) if self.enabled else None
+        self._pool = torch.cuda.graph_pool_handle() if self.enabled else None
+
+    def __call__(self, key: Hashable, function: Function, inputs: Sequence[Tensor]
+                 ) -> list[Tensor]:
+        if not self.enabled:
+            return list(function(*inputs))
+        step = self._step((key, tuple((x.shape, x.dtype) for x in inputs)))
+        step.calls += 1
+        if step.graph is None and step.calls > WARM_UP:
+            self._record(step, function, inputs)
+        if step.graph is None:
+            return self._beside(function, inputs)
+        torch._foreach_copy_(list(step.inputs), list(inputs))
+        step.graph.replay()
+        return [x.clone() for x in step.outputs]
+
+    def _step(self, key: Hashable) -> _Step:
+        step = self._steps.pop(key, None) or _Step()
+        self._steps[key] = step
+        while len(self._steps) > KEPT:
+            self._steps.popitem(last=False)
+        return step
+
+    def _beside(self, function: Function, inputs: Sequence[Tensor]) -> list[Tensor]:
+        """An ordinary call on the stream of the recording, as warming up must be."""
+        current = torch.cuda.current_stream()
+        self._stream.wait_stream(current)  # type: ignore[union-attr]
+        with torch.cuda.stream(self._stream):
+            outputs = list(function(*inputs))
+        current.wait_stream(self._stream)
+        return outputs
+
+    def _record(self, step: _Step, function: Function, inputs: Sequence[Tensor]) -> None:
+        held, graph = [x.detach().clone() for x in inputs], torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
+                step.outputs = [x.detach() for x in function(*held)]
+        except RuntimeError as error:
+            self.enabled = False
+            self._steps.clear()
+            log.warning("steps cannot be recorded as a CUDA graph and run one by one: %s",
+                        str(error).splitlines()[0])
+            return
+        step.graph, step.inputs = graph, held
+        self.recorded += 1
+        log.info("recorded CUDA graph %d", self.recorded)

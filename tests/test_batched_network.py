@@ -1,0 +1,178 @@
+"""The GPU's search network, on the CPU, against the plain one."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+
+from search_spaces import CellSpace, Mixing, SearchNetwork
+from search_spaces.darts import fast
+from search_spaces.darts.fast import BatchedSearchNetwork, agreement
+from search_spaces.darts.fast.batched_network import PLANS
+from search_spaces.darts.fast.plan import plan_cell
+from search_spaces.darts.fast.terms import all_terms
+from tests import equality
+from tests.equality import OTHERS, close, random_mixing, same
+from tests.harness import DARTS_OPERATIONS, images
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def pair(*arguments: Any, **options: Any) -> tuple[SearchNetwork, SearchNetwork]:
+    return equality.pair(BatchedSearchNetwork, *arguments, **options)
+
+
+@pytest.mark.parametrize("kind", ["softmax", "masked", "real", "sparse"])
+@pytest.mark.parametrize("share", [True, False])
+def test_equal_in_float64(kind: str, share: bool) -> None:
+    plain, quick = pair(share=share, cells=4 if share else 3)
+    x, y = images(3)
+    for seed in range(2):  # another live set, the same network
+        same(plain, quick, random_mixing(plain, kind, seed), x.double(), y, 1e-8)
+
+
+@pytest.mark.parametrize(("operations", "channels", "size"), [
+    (DARTS_OPERATIONS, 2, 8), (DARTS_OPERATIONS, 4, 12), (OTHERS, 6, 8)])
+def test_any_width_and_operation(operations: Sequence[str], channels: int, size: int) -> None:
+    plain, quick = pair(operations, channels=channels, size=size, nodes=2)
+    x, y = images(3, size=size)
+    same(plain, quick, random_mixing(plain, "real", 1), x.double(), y, 1e-8)
+
+
+def test_equal_in_float32() -> None:
+    plain, quick = pair(channels=16, nodes=2, cells=2, dtype=torch.float32)
+    x, y = images(8)
+    same(plain, quick, random_mixing(plain, "softmax", 0), x, y, 1e-4)
+
+
+def test_sums_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weight gradients of large maps are summed block by block."""
+    monkeypatch.setattr("search_spaces.darts.fast.pointwise.ROWS", 16)
+    plain, quick = pair(nodes=2)
+    x, y = images(3)
+    same(plain, quick, random_mixing(plain, "softmax", 0), x.double(), y, 1e-8)
+
+
+def test_dead_operations_get_no_gradient_and_no_statistics() -> None:
+    plain, quick = pair()
+    x, y = images(3)
+    before = {k: b.clone() for k, b in quick.named_buffers()}
+    nothing = Mixing.sparse(torch.zeros(plain.mixing_shape).double())
+    for network in (plain, quick):
+        cross_entropy(network(x.double(), nothing), y).backward()
+    for (key, p), q in zip(plain.named_parameters(), quick.parameters(), strict=True):
+        assert (p.grad is None) == (q.grad is None), key
+        close(q.grad, p.grad, 1e-8)
+    assert all(torch.equal(b, before[k]) for k, b in quick.named_buffers() if ".edge" in k)
+
+
+@pytest.mark.parametrize("momentum", [0.0, None])
+def test_batch_norm_momentum_is_read_at_every_step(momentum: float | None) -> None:
+    plain, quick = pair()
+    x, y = images(3)
+    for network in (plain, quick):
+        for module in network.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.momentum = momentum
+    same(plain, quick, random_mixing(plain, "masked", 0), x.double(), y, 1e-8)
+
+
+def test_autocast_stays_near_float32() -> None:
+    """bfloat16 keeps 8 bits; the plain network under autocast is as far away."""
+    plain, quick = pair(channels=16, dtype=torch.float32)
+    x, y = images(16)
+    mixing = random_mixing(plain, "softmax", 0).weights
+    found = []
+    for network, enabled in ((plain, False), (plain, True), (quick, True)):
+        leaf = mixing.clone().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            logits = network(x, leaf)
+        assert logits.dtype == (torch.bfloat16 if enabled else torch.float32)
+        cross_entropy(logits.float(), y).backward()
+        assert leaf.grad is not None and leaf.grad.dtype == torch.float32
+        found.append((logits.detach().float(), leaf.grad))
+    for exact, plainly, quickly in zip(*found, strict=True):
+        off = [float((value - exact).norm() / exact.norm()) for value in (plainly, quickly)]
+        assert 0 < off[1] < 2 * off[0] + 0.01, off
+
+
+def test_per_sample_mixing_takes_the_plain_forward() -> None:
+    plain, quick = pair(dtype=torch.float32)
+    x, _ = images(3)
+    weights = random_mixing(plain, "softmax", 0).weights.expand(3, -1, -1, -1) * \
+        torch.rand(3, 1, 1, 1)
+    assert torch.equal(plain(x, Mixing(weights)), quick(x, Mixing(weights)))
+    with pytest.raises(ValueError, match="mixing must be"):
+        quick(x, weights[0, :1])
+
+
+def test_state_moves_both_ways() -> None:
+    plain, quick = pair()
+    assert list(plain.state_dict()) == list(quick.state_dict())
+    quick(images(3)[0].double(), random_mixing(quick, "softmax", 0))
+    plain.load_state_dict(quick.state_dict())
+    assert type(pickle.loads(pickle.dumps(quick))) is BatchedSearchNetwork
+
+
+def test_plans_are_kept_and_bounded() -> None:
+    _, quick = pair(cells=1, nodes=1)
+    x = images(3)[0].double()
+    for seed in range(PLANS + 3):
+        quick(x, random_mixing(quick, "sparse", seed))
+    assert len(quick._plans) <= PLANS
+    before = dict(quick._plans)
+    quick(x, random_mixing(quick, "sparse", PLANS + 2))
+    assert all(quick._plans[key] is value for key, value in before.items())
+
+
+def test_the_plan_orders_terms_in_levels() -> None:
+    """Edge 1 -> 3 has two separable operations, edge 0 -> 3 and 0 -> 2 one."""
+    space = CellSpace(("sep_conv_3x3", "sep_conv_5x5", "skip_connect"), nodes=2)
+    terms = all_terms(SearchNetwork(space, 4, 1, 4, image_size=8).cell(0))
+    live = [[terms[0, 0]], [terms[2, 1], terms[3, 0], terms[3, 1], terms[3, 2]]]
+    plan = plan_cell(live, space.edges, 3)
+    first, second = plan.sources[0].separable, plan.sources[1].separable
+    assert first is not None and second is not None
+    assert (first.levels, first.targets) == ((2,), (2, 3))
+    assert (second.levels, second.targets) == ((1, 1), (3,))
+    assert plan.slots == [[0, 7], [9, 10], [11]]
+
+
+def test_a_network_that_disagrees_is_refused(monkeypatch: pytest.MonkeyPatch,
+                                             caplog: pytest.LogCaptureFixture) -> None:
+    """On a GPU the fast network has to agree with the plain one before it is used."""
+
+    class Wrong(BatchedSearchNetwork):
+        def forward(self, x: torch.Tensor, mixing: Any) -> torch.Tensor:
+            return super().forward(x, 1.01 * mixing)
+
+    class Broken(BatchedSearchNetwork):
+        def forward(self, x: torch.Tensor, mixing: Any) -> torch.Tensor:
+            raise RuntimeError("no such kernel\nfor this device")
+
+    cpu = torch.device("cpu")
+    before = torch.random.get_rng_state()
+    assert agreement.disagreement(BatchedSearchNetwork, cpu) is None
+    assert torch.equal(before, torch.random.get_rng_state())
+    assert "differs" in str(agreement.disagreement(Wrong, cpu))
+    assert agreement.disagreement(Broken, cpu) == "RuntimeError: no such kernel"
+    monkeypatch.setattr(fast, "disagreement", lambda kind, device: "it is wrong")
+    with caplog.at_level(logging.WARNING):
+        assert fast.choose("auto", "cuda") is SearchNetwork
+    assert len(caplog.records) == 1 and "it is wrong" in caplog.text
+    with pytest.raises(ValueError, match="fast is not possible here: it is wrong"):
+        fast.choose("fast", "cuda")
+    monkeypatch.setattr(fast, "disagreement", lambda kind, device: None)
+    assert fast.choose("auto", "cuda") is BatchedSearchNetwork
