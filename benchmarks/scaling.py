@@ -32,18 +32,20 @@ AXES: dict[str, list[float]] = {"batch": [4, 16, 64], "channels": [8, 16, 32, 48
 FORMS = ("plain_nchw", "fast")
 
 
-def point(values: dict[str, float], repeats: int, device: torch.device) -> dict[str, Any]:
+def point(values: dict[str, float], repeats: int, device: torch.device, precision: str
+          ) -> dict[str, Any]:
     """Milliseconds and peak bytes of both forms at one setting."""
     space = CellSpace(OPERATIONS)
     batch, channels, cells, size = (int(values[k]) for k in ("batch", "channels", "cells",
                                                              "image_size"))
     live = share_mask(space, values["live"])
     forms = {k: n for k, n in networks(space, channels, cells, size, device).items() if k in FORMS}
-    steps = {form: make_step(network, form, batch, size, live) for form, network in forms.items()}
+    steps, eager = ({form: make_step(network, form, batch, size, live, precision, graphs)
+                     for form, network in forms.items()} for graphs in (True, False))
     ms = alternate(steps, repeats, device)
     return {**values, "live_operations": int(live.sum()), "ratio": ms["plain_nchw"] / ms["fast"],
             **{f"{form}_ms": ms[form] for form in FORMS},
-            "peak_memory_bytes": {form: peak_memory(step, device) for form, step in steps.items()}}
+            "peak_memory_bytes": {form: peak_memory(step, device) for form, step in eager.items()}}
 
 
 def share_mask(space: CellSpace, share: float) -> Tensor:
@@ -60,16 +62,16 @@ def main() -> None:
     if a.threads:
         torch.set_num_threads(a.threads)
     device = torch.device(a.device)
-    curves = {axis: [point({**BASE, axis: value}, a.repeats, device) for value in AXES[axis]]
-              for axis in a.axis}
+    curves = {axis: [point({**BASE, axis: value}, a.repeats, device, a.precision)
+                     for value in AXES[axis]] for axis in a.axis}
     ratio = min(p["ratio"] for curve in curves.values() for p in curve)
-    result = {"benchmark": "scaling", "ratio": ratio, **environment(device), "base": BASE,
-              "curves": curves}
+    result = {"benchmark": "scaling", "ratio": ratio, **environment(device, a.precision),
+              "base": BASE, "curves": curves}
     if a.json:
         print(json.dumps(result, indent=1))
         return
-    print(f"{result['device']}, {result['threads']} threads, torch {result['torch']}, float32; "
-          f"base {BASE}")
+    print(f"{result['device']}, {result['threads']} threads, torch {result['torch']}; "
+          f"fast in {a.precision}; base {BASE}")
     for axis, curve in curves.items():
         for c in curve:
             memory = [round(c["peak_memory_bytes"][form] / 2**20) for form in FORMS]

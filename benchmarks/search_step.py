@@ -2,11 +2,14 @@
 
     python -m benchmarks.search_step [--json] [--batch 16 64] [--live dense half genotype]
                                      [--repeats 5] [--channels 16] [--cells 8] [--threads N]
+                                     [--precision float32|bfloat16]
 
 A step is the gradient of one batch's loss with respect to the mixing coefficients, and the
-gradient of another's with respect to the weights, with the SGD update. All three networks hold the
-same weights, see the same batches and take turns in one process; times are medians. `ratio` is the
-smallest plain NCHW / fast over the cases.
+gradient of another's with respect to the weights, with the SGD update, through the trainer that
+searches use. All three networks hold the same weights, see the same batches and take turns in one
+process; times are medians. The plain forms are eager float32; on a GPU the fast form also has the
+precision of `--precision` (bfloat16 unless told) and recorded steps, except for `genotype`, whose
+live set changes at every step of a search. `ratio` is the smallest plain NCHW / fast of all cases.
 """
 
 from __future__ import annotations
@@ -23,8 +26,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
+from nasbench.capture import WARM_UP
+from nasbench.clock import Clock
+from nasbench.precision import Precision
+from nasbench.search.weights import SupernetWeights
 from search_spaces import CellSpace, Mixing, SearchNetwork
 from search_spaces.darts.fast import choose
 
@@ -69,9 +75,9 @@ def networks(space: CellSpace, channels: int, cells: int, size: int, device: tor
     return out
 
 
-def make_step(network: SearchNetwork, form: str, batch: int, size: int, live: Tensor
-              ) -> Callable[[], None]:
-    """The step as a function without arguments."""
+def make_step(network: SearchNetwork, form: str, batch: int, size: int, live: Tensor,
+              precision: str = "float32", cuda_graphs: bool = False) -> Callable[[], None]:
+    """The step as a function without arguments; precision and graphs are the fast form's."""
     device = network.classifier.weight.device
     g = torch.Generator().manual_seed(1)
     x = torch.randn(2, batch, 3, size, size, generator=g).to(device)
@@ -80,16 +86,15 @@ def make_step(network: SearchNetwork, form: str, batch: int, size: int, live: Te
     weights = network.place(alpha.masked_fill(~live, -torch.inf).softmax(-1).nan_to_num(0.0))
     images = [b.contiguous(memory_format=torch.channels_last) if form == "plain_channels_last"
               else b for b in x]
-    optimizer = torch.optim.SGD(network.parameters(), lr=1e-3, momentum=0.9, weight_decay=3e-4)
+    fast = form == "fast"
+    trainer = SupernetWeights(
+        network, learning_rate=1e-3, momentum=0.9, weight_decay=3e-4, grad_clip=5.0, clock=Clock(),
+        precision=Precision.choose(device, precision if fast else "float32", None),
+        cuda_graphs=fast and cuda_graphs)
 
     def step() -> None:
-        network.train()
-        leaf = weights.detach().requires_grad_()
-        torch.autograd.grad(cross_entropy(network(images[0], Mixing(leaf, live)), y[0]), [leaf])
-        optimizer.zero_grad(set_to_none=True)
-        cross_entropy(network(images[1], Mixing(weights, live)), y[1]).backward()
-        nn.utils.clip_grad_norm_(network.parameters(), 5.0)
-        optimizer.step()
+        trainer.gradients((images[0], y[0]), Mixing(weights, live))
+        trainer.step((images[1], y[1]), Mixing(weights, live))
 
     return step
 
@@ -106,9 +111,10 @@ def seconds(step: Callable[[], None], device: torch.device) -> float:
 
 def alternate(steps: dict[str, Callable[[], None]], repeats: int, device: torch.device
               ) -> dict[str, float]:
-    """Median milliseconds per form, in turns, after one warm-up each."""
+    """Median milliseconds per form, in turns, after warming up (on a GPU until it is recorded)."""
     for step in steps.values():
-        step()
+        for _ in range(WARM_UP + 2 if device.type == "cuda" else 1):
+            step()
     times: dict[str, list[float]] = {name: [] for name in steps}
     for _ in range(repeats):
         for name, step in steps.items():
@@ -134,8 +140,8 @@ def peak_memory(step: Callable[[], None], device: torch.device) -> int:
     return peak
 
 
-def floors(network: SearchNetwork, batch: int, size: int, live: Tensor, rates: tuple[float, float]
-           ) -> dict[str, float]:
+def floors(network: SearchNetwork, batch: int, size: int, live: Tensor,
+           rates: tuple[float, float], bytes_per_value: int = 4) -> dict[str, float]:
     """Estimated milliseconds that a step's arithmetic and its memory traffic need at full rate.
 
     Operations: convolution multiply-adds, twice forward, twice to the inputs, once to the weights.
@@ -157,18 +163,19 @@ def floors(network: SearchNetwork, batch: int, size: int, live: Tensor, rates: t
         h.remove()
     operations, bandwidth = rates
     return {"operations_ms": 1e3 * 2 * 5 * batch * counted["macs"] / operations,
-            "bytes_ms": 1e3 * 2 * 4 * 4 * batch * counted["values"] / bandwidth,
+            "bytes_ms": 1e3 * 2 * 4 * bytes_per_value * batch * counted["values"] / bandwidth,
             "forward_gflop_per_image": 2e-9 * counted["macs"]}
 
 
-def machine_rates(device: torch.device) -> tuple[float, float]:
-    """Measured float32 operations per second (a square product) and bytes per second (a copy)."""
-    a, b = torch.randn(1024, 1024, device=device), torch.randn(1024, 1024, device=device)
-    big = torch.randn(1 << 25, device=device)
-    target = torch.empty_like(big)
-    product = min(seconds(lambda: torch.mm(a, b, out=a.clone()), device) for _ in range(5))
+def machine_rates(device: torch.device, precision: str = "float32") -> tuple[float, float]:
+    """Measured operations per second (a square product) and bytes per second (a copy)."""
+    size = 8192 if device.type == "cuda" else 1024
+    a, b = torch.randn(2, size, size, device=device, dtype=getattr(torch, precision)).unbind()
+    big = torch.randn(1 << (28 if device.type == "cuda" else 25), device=device)
+    out, target = torch.empty_like(a), torch.empty_like(big)
+    product = min(seconds(lambda: torch.mm(a, b, out=out), device) for _ in range(5))
     copy = min(seconds(lambda: target.copy_(big), device) for _ in range(5))
-    return 2 * 1024**3 / product, 2 * big.nbytes / copy
+    return 2 * size**3 / product, 2 * big.nbytes / copy
 
 
 def device_name(device: torch.device) -> str:
@@ -181,28 +188,33 @@ def device_name(device: torch.device) -> str:
         return platform.processor() or platform.machine()
 
 
-def environment(device: torch.device) -> dict[str, Any]:
-    return {"device": device_name(device), "device_type": device.type, "dtype": "float32",
+def environment(device: torch.device, precision: str = "float32") -> dict[str, Any]:
+    return {"device": device_name(device), "device_type": device.type, "dtype": precision,
             "threads": torch.get_num_threads(), "torch": torch.__version__,
             "python": platform.python_version()}
 
 
 def measure(batch: int, kind: str, *, channels: int, cells: int, size: int, repeats: int,
-            device: torch.device, rates: tuple[float, float]) -> dict[str, Any]:
+            device: torch.device, precision: str, rates: tuple[float, float]) -> dict[str, Any]:
     space = CellSpace(OPERATIONS)
     live = live_mask(space, kind)
     forms = networks(space, channels, cells, size, device)
-    steps = {form: make_step(network, form, batch, size, live) for form, network in forms.items()}
+    steps = {form: make_step(network, form, batch, size, live, precision, kind != "genotype")
+             for form, network in forms.items()}
     ms = alternate(steps, repeats, device)
-    print(f"batch {batch}, {kind}: " + ", ".join(f"{k} {v:.0f} ms" for k, v in ms.items()),
+    print(f"batch {batch}, {kind}: " + ", ".join(f"{k} {v:.1f} ms" for k, v in ms.items()),
           file=sys.stderr, flush=True)
-    memory = {form: peak_memory(step, device) for form, step in steps.items()}
+    eager = {form: make_step(network, form, batch, size, live, precision)
+             for form, network in forms.items()}  # a recorded step allocates when it is recorded
+    memory = {form: peak_memory(step, device) for form, step in eager.items()}
     return {"batch": batch, "live": kind, "live_operations": int(live.sum()), "channels": channels,
             "cells": cells, "image_size": size, **{f"{form}_ms": ms[form] for form in FORMS},
             "ratio": ms["plain_nchw"] / ms["fast"],
             "ratio_to_channels_last": ms["plain_channels_last"] / ms["fast"],
+            "images_per_second": {form: 2e3 * batch / ms[form] for form in FORMS},
             "peak_memory_bytes": memory, "repeats": repeats,
-            "floors": floors(forms["plain_nchw"], batch, size, live, rates)}
+            "floors": floors(forms["plain_nchw"], batch, size, live, rates,
+                             2 if precision == "bfloat16" else 4)}
 
 
 def parser(description: str) -> argparse.ArgumentParser:
@@ -211,6 +223,9 @@ def parser(description: str) -> argparse.ArgumentParser:
     out.add_argument("--repeats", type=int, default=5)
     out.add_argument("--threads", type=int, default=None, help="CPU threads (default: torch's)")
     out.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    out.add_argument("--precision", choices=("float32", "bfloat16"),
+                     default="bfloat16" if torch.cuda.is_available() else "float32",
+                     help="of the fast form")
     return out
 
 
@@ -225,26 +240,27 @@ def main() -> None:
     if a.threads:
         torch.set_num_threads(a.threads)
     device = torch.device(a.device)
-    rates = machine_rates(device)
+    rates = machine_rates(device, a.precision)
     cases = [measure(b, kind, channels=a.channels, cells=a.cells, size=a.image_size,
-                     repeats=a.repeats, device=device, rates=rates)
+                     repeats=a.repeats, device=device, precision=a.precision, rates=rates)
              for b in a.batch for kind in a.live]
     result = {"benchmark": "search_step", "ratio": min(c["ratio"] for c in cases),
-              **environment(device), "gflops": rates[0] / 1e9,
+              **environment(device, a.precision), "gflops": rates[0] / 1e9,
               "gigabytes_per_second": rates[1] / 1e9, "cases": cases}
     if a.json:
         print(json.dumps(result, indent=1))
         return
-    print(f"{result['device']}, {result['threads']} threads, torch {result['torch']}, float32, "
+    print(f"{result['device']}, {result['threads']} threads, torch {result['torch']}, "
+          f"{a.precision} (plain: float32), "
           f"C={a.channels}, {a.cells} cells, {a.image_size}x{a.image_size}; milliseconds per step")
     print(f"{'batch':>5} {'live':>9} {'NCHW':>8} {'ch.last':>8} {'fast':>8} {'ratio':>6} "
           f"{'(c.l.)':>6} {'floor ops':>9} {'bytes':>6}  peak MiB NCHW/fast")
     for c in cases:
         memory = [round(c["peak_memory_bytes"][k] / 2**20) for k in ("plain_nchw", "fast")]
-        print(f"{c['batch']:>5} {c['live']:>9} {c['plain_nchw_ms']:>8.0f} "
-              f"{c['plain_channels_last_ms']:>8.0f} {c['fast_ms']:>8.0f} {c['ratio']:>6.2f} "
-              f"{c['ratio_to_channels_last']:>6.2f} {c['floors']['operations_ms']:>9.0f} "
-              f"{c['floors']['bytes_ms']:>6.0f}  {memory[0]}/{memory[1]}")
+        print(f"{c['batch']:>5} {c['live']:>9} {c['plain_nchw_ms']:>8.1f} "
+              f"{c['plain_channels_last_ms']:>8.1f} {c['fast_ms']:>8.1f} {c['ratio']:>6.2f} "
+              f"{c['ratio_to_channels_last']:>6.2f} {c['floors']['operations_ms']:>9.1f} "
+              f"{c['floors']['bytes_ms']:>6.1f}  {memory[0]}/{memory[1]}")
     print(f"ratio (worst case): {result['ratio']:.2f}")
 
 

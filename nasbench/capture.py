@@ -33,22 +33,23 @@ class Capture:
     The key must hold all that decides what the function does besides the values of its input
     tensors and of tensors it updates in place: shapes are added here. A function may not wait for
     the device, and keeps no tensor it makes; the outputs handed out are copies. Elsewhere than on a
-    GPU, or with `enabled` false, the function is simply called. Where it cannot be recorded (an
-    operation of the user's that waits for the device), one warning says so and steps run one by one.
+    GPU, or with `enabled` false, the function is simply called. Where it cannot be recorded (say, a
+    user's operation that waits for the device), one warning says so and steps run one by one.
     """
 
     def __init__(self, device: torch.device, enabled: bool = True):
         self.enabled = enabled and device.type == "cuda"
         self.recorded = 0
         self._steps: OrderedDict[Hashable, _Step] = OrderedDict()
-        self._stream = torch.cuda.Stream(device) if self.enabled else None
-        self._pool = torch.cuda.graph_pool_handle() if self.enabled else None
+        if self.enabled:
+            self._stream = torch.cuda.Stream(device)
+            self._pool = torch.cuda.graph_pool_handle()
 
     def __call__(self, key: Hashable, function: Function, inputs: Sequence[Tensor]
                  ) -> list[Tensor]:
         if not self.enabled:
             return list(function(*inputs))
-        step = self._step((key, tuple((x.shape, x.dtype) for x in inputs)))
+        step = self._step((key, tuple((x.shape, x.stride(), x.dtype) for x in inputs)))
         step.calls += 1
         if step.graph is None and step.calls > WARM_UP:
             self._record(step, function, inputs)
@@ -68,7 +69,7 @@ class Capture:
     def _beside(self, function: Function, inputs: Sequence[Tensor]) -> list[Tensor]:
         """An ordinary call on the stream of the recording, as warming up must be."""
         current = torch.cuda.current_stream()
-        self._stream.wait_stream(current)  # type: ignore[union-attr]
+        self._stream.wait_stream(current)
         with torch.cuda.stream(self._stream):
             outputs = list(function(*inputs))
         current.wait_stream(self._stream)

@@ -81,8 +81,8 @@ def explain(error: BaseException) -> str:
     known = compose([]) if section else None
     for part in section.split(".") if section else ():
         known = known.get(part) if isinstance(known, dict) else None
-    names = ", ".join(known) if isinstance(known, dict) else "see `python run.py --cfg job`"
-    return f"{unknown.group(1)}: unknown key; known in {section or 'the configuration'}: {names}"
+    listed = ", ".join(known) if isinstance(known, dict) else "see `python run.py --cfg job`"
+    return f"{unknown.group(1)}: unknown key; known in {section or 'the configuration'}: {listed}"
 
 
 def one_line(error: BaseException) -> str:

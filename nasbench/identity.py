@@ -10,7 +10,8 @@ from search_spaces import load_genotype
 
 # Nothing here changes a result: where files are, how much of the run to do, who watches.
 LEFT_OUT = {"": ("run_dir", "stage", "logger"),
-            "hardware": ("device", "threads", "workers", "checkpoint_seconds"),
+            "hardware": ("device", "threads", "workers", "checkpoint_seconds", "cuda_graphs",
+                         "compile"),
             "dataset": ("root", "download"),
             "algorithm": ("paper", "smoke", "label"),
             "evaluation": ("export_onnx",)}

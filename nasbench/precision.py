@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-PRECISIONS = ("float32", "bfloat16")
+PRECISIONS = ("auto", "float32", "bfloat16")
 
 
 @dataclass(frozen=True)
@@ -19,10 +19,17 @@ class Precision:
     name: str
     tf32: bool
 
-    def __post_init__(self) -> None:
-        if self.name not in PRECISIONS:
+    @staticmethod
+    def choose(device: torch.device, name: str, tf32: bool | None) -> Precision:
+        """name `auto`: bfloat16 on a GPU that has it, else float32; tf32 None: with bfloat16 only,
+        as float32 by name means all its digits. ValueError for another name."""
+        if name not in PRECISIONS:
             raise ValueError(f"hardware.precision: must be one of {', '.join(PRECISIONS)}, "
-                             f"got {self.name!r}")
+                             f"got {name!r}")
+        if name == "auto":
+            able = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+            name = "bfloat16" if able else "float32"
+        return Precision(device, name, name == "bfloat16" if tf32 is None else tf32)
 
     def apply(self) -> None:
         """Set the process-wide TF32 switches."""

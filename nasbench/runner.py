@@ -68,7 +68,7 @@ def execute(config: dict[str, Any], display: Display | None = None) -> dict[str,
             display.summary(previous, str(path))
             return previous
         state = folder.load()
-        result = state["result"] if state else _new_result(config, path.name, device)
+        result = state["result"] if state else _new_result(config, path.name, device, precision.name)
         result |= {"status": "running", "finished": None, "error": None}
         write_json(path / "config.json", config)
         machine.reset_peak_memory(device)
@@ -98,7 +98,7 @@ def record_failure(config: dict[str, Any], error: str) -> None:
         path.mkdir(parents=True, exist_ok=True)
         folder = RunFolder(path, fingerprint(config))
         (path / "identity").write_text(folder.identity + "\n", encoding="utf-8")
-        result = _new_result(config, path.name, torch.device("cpu"))
+        result = _new_result(config, path.name, torch.device("cpu"), "float32")
         folder.write_result(result | {"status": "failed", "error": error, "finished": now()})
 
 
@@ -237,12 +237,13 @@ def _evaluation_splits(session: Session, parts: Parts) -> data.EvaluationData:
     return data.EvaluationData(found.search_train, found.search_valid, found.info)
 
 
-def _new_result(config: dict[str, Any], run_id: str, device: torch.device) -> dict[str, Any]:
+def _new_result(config: dict[str, Any], run_id: str, device: torch.device, precision: str
+                ) -> dict[str, Any]:
     return {"schema": RESULT_SCHEMA, "status": "running", "error": None, "run_id": run_id,
             "algorithm": config["compress"]["name"] if config["task"] == "compress"
             else config["algorithm"]["name"], "dataset": config["dataset"]["name"],
             "seed": config["seed"], "config": config, "commit": machine.commit(),
-            "versions": machine.versions(), "hardware": machine.describe_hardware(device),
+            "versions": machine.versions(), "hardware": machine.describe_hardware(device) | {"precision": precision},
             "started": now(), "finished": None, "search": None, "evaluation": []}
 
 

@@ -143,8 +143,10 @@ class HardwareSettings:
 
     device: str
     precision: str
-    tf32: bool
+    tf32: bool | None
     channels_last: bool
+    cuda_graphs: bool
+    compile: bool
     threads: int | None
     workers: int
     checkpoint_seconds: float

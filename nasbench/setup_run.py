@@ -70,7 +70,7 @@ def hardware(config: dict[str, Any]) -> tuple[HardwareSettings, torch.device, Pr
     """Settings, device and precision; ValueError when a GPU is asked for and there is none."""
     settings = construct(HardwareSettings, config["hardware"], "hardware")
     device = pick_device(settings.device)
-    return settings, device, Precision(device, settings.precision, settings.tf32)
+    return settings, device, Precision.choose(device, settings.precision, settings.tf32)
 
 
 def prepare(config: dict[str, Any]) -> Parts:

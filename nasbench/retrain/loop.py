@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -12,6 +13,8 @@ from torch.nn.functional import cross_entropy, one_hot
 from nasbench.data import Augmentation, EvaluationData, derive_seed
 from nasbench.machine import memory_in_use, peak_memory
 from nasbench.measure import count_mult_adds, count_params
+from nasbench.retrain.compiled import compiled_cells
+from nasbench.retrain.step import RetrainStep
 from nasbench.schedules import learning_rate
 from nasbench.session import Averages, Session
 from nasbench.settings import EvaluationSettings
@@ -39,9 +42,8 @@ class RetrainLoop:
         self.session, self.settings, self.network, self.data = session, settings, network, data
         self.augmentation, self.seed, self.labels = augmentation, seed, labels
         self.steps = data.train.steps_per_epoch(settings.batch_size)
-        self.optimizer = torch.optim.SGD(
-            network.parameters(), lr=settings.learning_rate, momentum=settings.momentum,
-            weight_decay=settings.weight_decay, nesterov=settings.nesterov)
+        self.train_step = RetrainStep(network, settings, session.precision,
+                                      session.hardware.cuda_graphs)
         self.rng = torch.Generator().manual_seed(derive_seed(seed, "mixup"))
         self.epoch, self.step, self.seconds = 0, 0, 0.0
         self.last: float | None = None
@@ -53,9 +55,11 @@ class RetrainLoop:
         settings, session = self.settings, self.session
         session.display.begin(f"retrain {self.labels['genotype']['name']}", settings.epochs,
                               self.steps, self.epoch)
-        while self.epoch < settings.epochs:
-            self._train_epoch()
-            self._end_epoch()
+        compiled = session.hardware.compile and session.device.type == "cuda"
+        with compiled_cells(self.network) if compiled else nullcontext():
+            while self.epoch < settings.epochs:
+                self._train_epoch()
+                self._end_epoch()
         info = self.data.info
         tested = {"test_error_percent": self.last, "best_epoch_test_error_percent": self.best}
         if settings.holdout:  # these images were search_valid, not test
@@ -70,12 +74,11 @@ class RetrainLoop:
 
     def _train_epoch(self) -> None:
         settings, clock = self.settings, self.session.clock
-        rate = learning_rate(self.epoch, schedule=settings.schedule, epochs=settings.epochs,
-                             start=settings.learning_rate, end=settings.learning_rate_min,
-                             warmup_epochs=settings.warmup_epochs, decay=settings.schedule_decay,
-                             cycles=settings.schedule_cycles, power=settings.schedule_power)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        self.train_step.optimizer.rate = learning_rate(
+            self.epoch, schedule=settings.schedule, epochs=settings.epochs,
+            start=settings.learning_rate, end=settings.learning_rate_min,
+            warmup_epochs=settings.warmup_epochs, decay=settings.schedule_decay,
+            cycles=settings.schedule_cycles, power=settings.schedule_power)
         drop_rate = settings.drop_path * self.epoch / settings.epochs
         self.network.get_buffer("drop_rate").fill_(drop_rate)
         stream = self.data.train.batches(settings.batch_size, seed=derive_seed(self.seed, "train"),
@@ -91,25 +94,10 @@ class RetrainLoop:
             self._look(started)
 
     def _train_step(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
-        settings, target = self.settings, y
-        if settings.mixup:
-            x, target = mixed_up(x, y, self.data.info.classes, settings.mixup, self.rng)
-        self.network.train()
-        self.optimizer.zero_grad(set_to_none=True)
-        with self.session.precision.context():
-            logits, auxiliary = self.network(x)
-        logits = logits.float()
-        loss = cross_entropy(logits, target, label_smoothing=settings.label_smoothing)
-        total = loss
-        if auxiliary is not None:
-            total = loss + settings.auxiliary_weight * cross_entropy(
-                auxiliary.float(), target, label_smoothing=settings.label_smoothing)
-        total.backward()
-        if settings.grad_clip:
-            nn.utils.clip_grad_norm_(self.network.parameters(), settings.grad_clip)
-        self.optimizer.step()
-        correct = (logits.detach().argmax(dim=1) == y).float().mean()
-        return {"train_loss": loss.detach(), "train_accuracy": 100 * correct}
+        target = y
+        if self.settings.mixup:
+            x, target = mixed_up(x, y, self.data.info.classes, self.settings.mixup, self.rng)
+        return self.train_step(x, y, target)
 
     def _look(self, started: float) -> None:
         if self.session.device.type == "cpu" or self.step % CHECK_EVERY == 0:
@@ -130,7 +118,7 @@ class RetrainLoop:
         self._healthy()
         settings, epoch = self.settings, self.epoch
         metrics: dict[str, Any] = {"phase": "evaluate", "epoch": epoch, **self.averages.read(),
-                                   "learning_rate": self.optimizer.param_groups[0]["lr"],
+                                   "learning_rate": self.train_step.optimizer.rate,
                                    "genotype": self.labels["genotype"]["name"],
                                    "repeat": self.labels["repeat"]}
         if epoch + 1 == settings.epochs or epoch % settings.test_every == 0:
@@ -151,7 +139,7 @@ class RetrainLoop:
         """Mean cross entropy and error in percent on the test split."""
         self.network.eval()
         loss = correct = torch.zeros((), dtype=torch.float64, device=self.session.device)
-        with torch.inference_mode():
+        with torch.inference_mode(), torch.compiler.set_stance("force_eager"):
             for x, y in self.data.test.once(self.settings.test_batch_size):
                 with self.session.precision.context():
                     logits = self.network(x)[0].float()
@@ -166,12 +154,12 @@ class RetrainLoop:
         return {"phase": "evaluate", "epoch": self.epoch, "step": self.step,
                 "seconds": self.seconds, "last": self.last, "best": self.best,
                 "averages": self.averages.state_dict(), "network": self.network.state_dict(),
-                "optimizer": self.optimizer.state_dict(), "rng": self.rng.get_state()}
+                "optimizer": self.train_step.optimizer.state_dict(), "rng": self.rng.get_state()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         for key in ("epoch", "step", "seconds", "last", "best"):
             setattr(self, key, state[key])
         self.averages.load_state_dict(state["averages"], self.session.device)
         self.network.load_state_dict(state["network"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.train_step.optimizer.load_state_dict(state["optimizer"])
         self.rng.set_state(state["rng"])

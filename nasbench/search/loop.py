@@ -42,7 +42,7 @@ class SearchLoop:
         self.weights = SupernetWeights(
             network, learning_rate=s.learning_rate, momentum=s.momentum,
             weight_decay=s.weight_decay, grad_clip=s.grad_clip, precision=session.precision,
-            clock=clock)
+            clock=clock, cuda_graphs=session.hardware.cuda_graphs)
         self.scorer = Scorer(network, lambda: data.search_valid.once(s.score_batch_size),
                              self._calibration, batch_norm=s.batch_norm,
                              precision=session.precision, clock=clock)

@@ -25,13 +25,14 @@ class SupernetWeights:
     """
 
     def __init__(self, network: SearchNetwork, *, learning_rate: float, momentum: float,
-                 weight_decay: float, grad_clip: float, precision: Precision, clock: Clock):
+                 weight_decay: float, grad_clip: float, precision: Precision, clock: Clock,
+                 cuda_graphs: bool = True):
         self.network, self.precision, self.clock = network, precision, clock
         self.momentum, self.weight_decay, self.grad_clip = momentum, weight_decay, grad_clip
         self.parameters = list(network.parameters())
         self.optimizer = SGD(self.parameters, rate=learning_rate, momentum=momentum,
                              weight_decay=weight_decay)
-        self.capture = Capture(self.parameters[0].device)
+        self.capture = Capture(self.parameters[0].device, cuda_graphs)
         self._norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
         self._displaced = False
 

@@ -124,9 +124,11 @@ def _pooled(part: Pooled, x: Tensor, stride: int, weights: Tensor, statistics: S
         stacked = torch.stack([maps[k].to(weights.dtype) for k in part.kinds])
         mixed = _Mix.apply(by_target, stacked.flatten(1))
         return mixed.view(-1, *stacked.shape[1:]).unbind(), part.targets
-    out, targets = [], []  # evaluation: every edge has its own running statistics
+    out: list[Tensor] = []
+    targets: list[int] = []  # evaluation: every edge has its own running statistics
     for i, k in enumerate(part.kinds):
-        rows = [j for j in range(len(part.targets)) if part.slots[j * len(part.kinds) + i] is not None]
+        there = [slot is not None for slot in part.slots[i::len(part.kinds)]]
+        rows = [j for j, is_there in enumerate(there) if is_there]
         own = torch.stack([by_target[j, i] for j in rows])
         copies = maps[k].unsqueeze(-2).expand(*maps[k].shape[:-1], len(rows), -1)
         y = own[:, None] * copies if k == "skip" else normalise(copies, norms[k], statistics, own)

@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-ROWS = 4096  # rows a weight gradient sums at a time: few matrices of many rows would leave a GPU idle
+ROWS = 4096  # summed at a time in a weight gradient: a few long sums would leave a GPU idle
 
 
 def pointwise(u: Tensor, weights: Sequence[Tensor]) -> Tensor:
-    """u [N,h,w,E,C], weights E times [C,C,1,1] -> z [N,h,w,E,C], z[..., e, :] = W_e u[..., e, :], in
-    u's type."""
+    """u [N,h,w,E,C], weights E times [C,C,1,1] -> z [N,h,w,E,C], z[..., e, :] = W_e u[..., e, :],
+    in u's type."""
     return _Pointwise.apply(u, *weights)
 
 

@@ -43,8 +43,8 @@ class Statistics:
 
 def normalise(z: Tensor, norms: Sequence[nn.BatchNorm2d], statistics: Statistics,
               weights: Tensor | None = None) -> Tensor:
-    """z [N,h,w,E,C], normalised per (e, c); weights [E] multiply the result, as the scale that batch
-    normalisation has anyway. norms: E of them, or in training any number that share E = 1."""
+    """z [N,h,w,E,C], normalised per (e, c); weights [E] multiply the result, as the scale that a
+    batch normalisation has anyway. norms: E, or in training any number that share E = 1."""
     edges, channels = z.shape[-2:]
     flat = z.reshape(-1, edges * channels)
     scale = None if weights is None else \

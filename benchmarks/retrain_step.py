@@ -1,0 +1,105 @@
+"""One training step of a final network: plain eager float32 NCHW against the trainer's fast form.
+
+    python -m benchmarks.retrain_step [--json] [--genotype DARTS_V2] [--batch 96] [--channels 36]
+                                      [--cells 20] [--repeats 5] [--precision float32|bfloat16]
+
+Drop-path and auxiliary head included (the protocol of the DARTS paper). The fast form is
+channels-last; on a GPU also autocast, cells compiled, a fused optimiser and the step recorded as a
+CUDA graph. Both hold the same weights and take turns in one process; medians; `ratio` is
+plain / fast.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+
+from benchmarks.search_step import alternate, environment, parser, peak_memory
+from nasbench.build import construct
+from nasbench.configuration import compose
+from nasbench.precision import Precision
+from nasbench.retrain.compiled import compiled_cells
+from nasbench.retrain.step import RetrainStep
+from nasbench.settings import EvaluationSettings
+from search_spaces import FinalNetwork, load_genotype
+
+FORMS = ("plain", "fast")
+
+
+def make_step(form: str, genotype: str, batch: int, channels: int, cells: int, size: int,
+              device: torch.device, precision: str, compiled: bool, cuda_graphs: bool,
+              stack: ExitStack) -> Callable[[], None]:
+    """The step as a function without arguments; compiled cells are given back by the stack."""
+    fast = form == "fast"
+    config = compose(["evaluation=darts600", "dataset=cifar10"])
+    settings = construct(EvaluationSettings, config["evaluation"], "evaluation")
+    torch.manual_seed(0)
+    network = FinalNetwork(load_genotype(genotype)[1], channels, cells, 10, image_size=size,
+                           auxiliary=True, drop_path=True).to(device)
+    network.get_buffer("drop_rate").fill_(settings.drop_path)
+    layout = torch.channels_last if fast else torch.contiguous_format
+    network.to(memory_format=layout)  # type: ignore[call-overload]
+    x = torch.randn(batch, 3, size, size, device=device).contiguous(memory_format=layout)
+    y = torch.randint(10, (batch,), device=device)
+    train = RetrainStep(network, settings, Precision.choose(
+        device, precision if fast else "float32", None), fast and cuda_graphs)
+    if fast and compiled:
+        stack.enter_context(compiled_cells(network))
+
+    def step() -> None:
+        train(x, y, y)
+
+    return step
+
+
+def main() -> None:
+    p = parser(str(__doc__).splitlines()[0])
+    p.add_argument("--genotype", default="DARTS_V2")
+    p.add_argument("--batch", type=int, default=96)
+    p.add_argument("--channels", type=int, default=36)
+    p.add_argument("--cells", type=int, default=20)
+    p.add_argument("--image-size", type=int, default=32)
+    p.add_argument("--compile", action="store_true", default=torch.cuda.is_available(),
+                   help="compile the cells (default on a GPU)")
+    a = p.parse_args()
+    if a.threads:
+        torch.set_num_threads(a.threads)
+    device = torch.device(a.device)
+    with ExitStack() as stack:
+        def steps(cuda_graphs: bool) -> dict[str, Callable[[], None]]:
+            return {form: make_step(form, a.genotype, a.batch, a.channels, a.cells, a.image_size,
+                                    device, a.precision, a.compile, cuda_graphs, stack)
+                    for form in FORMS}
+
+        memory = {form: peak_memory(step, device) for form, step in steps(False).items()}
+        timed = steps(True)
+        start = time.perf_counter()
+        timed["fast"]()
+        first = time.perf_counter() - start
+        ms = alternate(timed, a.repeats, device)
+    case: dict[str, Any] = {
+        "genotype": a.genotype, "batch": a.batch, "channels": a.channels, "cells": a.cells,
+        "image_size": a.image_size, "compiled": a.compile, **{f"{f}_ms": ms[f] for f in FORMS},
+        "ratio": ms["plain"] / ms["fast"], "first_fast_step_seconds": first,
+        "images_per_second": {f: 1e3 * a.batch / ms[f] for f in FORMS},
+        "peak_memory_bytes": memory, "repeats": a.repeats}
+    result = {"benchmark": "retrain_step", "ratio": case["ratio"],
+              **environment(device, a.precision), "cases": [case]}
+    if a.json:
+        print(json.dumps(result, indent=1))
+        return
+    print(f"{result['device']}, {result['threads']} threads, torch {result['torch']}; "
+          f"{a.genotype}, {a.cells} cells, C={a.channels}, batch {a.batch}, fast in {a.precision}")
+    for f in FORMS:
+        print(f"{f:>6} {ms[f]:>9.1f} ms {case['images_per_second'][f]:>9.0f} images/s "
+              f"{memory[f] / 2**20:>8.0f} MiB peak")
+    print(f"ratio: {case['ratio']:.2f}")
+
+
+if __name__ == "__main__":
+    main()
