@@ -17,6 +17,13 @@ demo: .venv/.installed  ## search, retrain and report a cell on the embedded dig
 test: .venv/.installed  ## run all tests
 	$(PY) -m pytest
 
+gpu: .venv/.installed  ## on a GPU machine with CIFAR-10: its tests, the benchmarks, the papers' searches
+	$(PY) -m pytest tests/test_cuda.py
+	for b in search_step scaling retrain_step cars_evaluation; do \
+	    $(PY) -m benchmarks.$$b --json > benchmarks/results/$${b}_gpu.json || exit 1; done
+	$(PY) run.py -m algorithm=darts,darts_plus,asap,bayesnas,cars dataset=cifar10 stage=search hardware=gpu
+	$(PY) run.py algorithm=darts dataset=cifar10 stage=search search.epochs=200 hardware=gpu
+
 lint: .venv/.installed  ## style and types
 	.venv/bin/ruff check .
 	.venv/bin/mypy
@@ -24,4 +31,4 @@ lint: .venv/.installed  ## style and types
 clean:  ## remove the environment, not the results
 	rm -rf .venv
 
-.PHONY: help install demo test lint clean
+.PHONY: help install demo test gpu lint clean

@@ -78,7 +78,8 @@ class Capture:
     def _record(self, step: _Step, function: Function, inputs: Sequence[Tensor]) -> None:
         held, graph = [x.detach().clone() for x in inputs], torch.cuda.CUDAGraph()
         try:
-            with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
+            with torch.cuda.graph(graph, pool=self._pool, stream=self._stream,
+                                  capture_error_mode="thread_local"):  # loaders may go on
                 step.outputs = [x.detach() for x in function(*held)]
         except RuntimeError as error:
             self.enabled = False

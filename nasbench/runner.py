@@ -68,7 +68,8 @@ def execute(config: dict[str, Any], display: Display | None = None) -> dict[str,
             display.summary(previous, str(path))
             return previous
         state = folder.load()
-        result = state["result"] if state else _new_result(config, path.name, device, precision.name)
+        result = state["result"] if state else \
+            _new_result(config, path.name, device, precision.name)
         result |= {"status": "running", "finished": None, "error": None}
         write_json(path / "config.json", config)
         machine.reset_peak_memory(device)
@@ -243,7 +244,8 @@ def _new_result(config: dict[str, Any], run_id: str, device: torch.device, preci
             "algorithm": config["compress"]["name"] if config["task"] == "compress"
             else config["algorithm"]["name"], "dataset": config["dataset"]["name"],
             "seed": config["seed"], "config": config, "commit": machine.commit(),
-            "versions": machine.versions(), "hardware": machine.describe_hardware(device) | {"precision": precision},
+            "versions": machine.versions(),
+            "hardware": machine.describe_hardware(device) | {"precision": precision},
             "started": now(), "finished": None, "search": None, "evaluation": []}
 
 

@@ -42,7 +42,7 @@ def recording(monkeypatch: pytest.MonkeyPatch) -> Capture:
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda: stream)
     monkeypatch.setattr(torch.cuda, "stream", lambda s: nullcontext())
-    monkeypatch.setattr(torch.cuda, "graph", lambda graph, pool, stream: nullcontext())
+    monkeypatch.setattr(torch.cuda, "graph", lambda graph, **_: nullcontext())
     monkeypatch.setattr(torch.cuda, "CUDAGraph", Recorded)
     original = Capture._record
 
@@ -101,7 +101,7 @@ def test_a_step_that_cannot_be_recorded_runs_on(recording: Capture, caplog: Any,
 
         def __exit__(self, *_: object) -> None: ...
 
-    monkeypatch.setattr(torch.cuda, "graph", lambda graph, pool, stream: Refusing())
+    monkeypatch.setattr(torch.cuda, "graph", lambda graph, **_: Refusing())
     for i in range(WARM_UP + 3):
         assert float(recording("a", lambda x: [x + 1], [torch.tensor(float(i))])[0]) == i + 1
     assert len(caplog.records) == 1 and "\n" not in caplog.records[0].getMessage()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from contextlib import nullcontext
 from typing import Any
 
@@ -13,6 +12,7 @@ from torch.nn.functional import cross_entropy, one_hot
 from nasbench.data import Augmentation, EvaluationData, derive_seed
 from nasbench.machine import memory_in_use, peak_memory
 from nasbench.measure import count_mult_adds, count_params
+from nasbench.pace import Pace
 from nasbench.retrain.compiled import compiled_cells
 from nasbench.retrain.step import RetrainStep
 from nasbench.schedules import learning_rate
@@ -84,14 +84,14 @@ class RetrainLoop:
         stream = self.data.train.batches(settings.batch_size, seed=derive_seed(self.seed, "train"),
                                          augmentation=self.augmentation,
                                          start=self.epoch * self.steps + self.step)
-        started = time.perf_counter()
+        pace = Pace(self.session.device, self.steps)
         for _ in range(self.step, self.steps):
             with clock("data"):
                 x, y = next(stream)
             with clock("weights"):
                 self.averages.add(self._train_step(x, y), len(y))
             self.step += 1
-            self._look(started)
+            self._look(pace)
 
     def _train_step(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
         target = y
@@ -99,13 +99,14 @@ class RetrainLoop:
             x, target = mixed_up(x, y, self.data.info.classes, self.settings.mixup, self.rng)
         return self.train_step(x, y, target)
 
-    def _look(self, started: float) -> None:
+    def _look(self, pace: Pace) -> None:
         if self.session.device.type == "cpu" or self.step % CHECK_EVERY == 0:
             self._healthy()
-        if self.epoch == 0 and self.step == min(5, self.steps) and self.settings.epochs > 1:
-            per_epoch = (time.perf_counter() - started) / self.step * self.steps
-            self.session.display.estimate("retraining", per_epoch * self.settings.epochs,
-                                          memory_in_use(self.session.device))
+        per_step = pace(self.step) if self.epoch == 0 and self.settings.epochs > 1 else None
+        if per_step is not None:
+            self.session.display.estimate(
+                "retraining", per_step * self.steps * self.settings.epochs,
+                memory_in_use(self.session.device))
         self.session.display.step(self.step)
         self.session.step_done(self.state_dict, self._healthy)
 

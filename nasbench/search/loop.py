@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ from algorithms.strategy import Batch, Derived, Problem, Strategy
 from nasbench.data import Augmentation, SearchData, derive_seed
 from nasbench.machine import memory_in_use, peak_memory
 from nasbench.measure import FinalMeasures
+from nasbench.pace import Pace
 from nasbench.schedules import cosine
 from nasbench.search.score import Scorer
 from nasbench.search.weights import SupernetWeights
@@ -88,7 +88,7 @@ class SearchLoop:
         valid = None
         if self.strategy.needs_valid:
             valid = self._stream(self.data.search_valid, position)
-        started = time.perf_counter()
+        pace = Pace(self.session.device, self.steps)
         for _ in range(self.step, self.steps):
             with clock("data"):
                 batch = next(train)
@@ -98,18 +98,18 @@ class SearchLoop:
             self.averages.add(metrics, len(batch[1]))
             self.images += len(batch[1]) + (len(other[1]) if other is not None else 0)
             self.step += 1
-            self._look(started)
+            self._look(pace)
 
     def _stream(self, split: Any, start: int) -> Any:
         return split.batches(self.settings.batch_size, seed=derive_seed(self.seed, "search"),
                              augmentation=self.augmentation, start=start)
 
-    def _look(self, started: float) -> None:
+    def _look(self, pace: Pace) -> None:
         display = self.session.display
         if self.session.device.type == "cpu" or self.step % CHECK_EVERY == 0:
             self._healthy()
-        if self.epoch == 0 and self.step == min(5, self.steps) and self.settings.epochs > 1:
-            per_step = (time.perf_counter() - started) / self.step
+        per_step = pace(self.step) if self.epoch == 0 and self.settings.epochs > 1 else None
+        if per_step is not None:
             display.estimate("search", per_step * self.steps * self.settings.epochs,
                              memory_in_use(self.session.device))
         display.step(self.step)
