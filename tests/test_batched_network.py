@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import pickle
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,6 +22,7 @@ from search_spaces.darts.fast.terms import all_terms
 from tests import equality
 from tests.equality import OTHERS, close, random_mixing, same
 from tests.harness import DARTS_OPERATIONS, images
+from tests.runs import run
 
 
 @pytest.fixture(autouse=True)
@@ -176,3 +179,21 @@ def test_a_network_that_disagrees_is_refused(monkeypatch: pytest.MonkeyPatch,
         fast.choose("fast", "cuda")
     monkeypatch.setattr(fast, "disagreement", lambda kind, device: None)
     assert fast.choose("auto", "cuda") is BatchedSearchNetwork
+
+
+@pytest.mark.parametrize("algorithm", ["darts_2nd", "asap", "bayesnas", "cars"])
+def test_a_search_runs_on_it(algorithm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+                             ) -> None:
+    """The same first epoch as with the plain network, up to rounding."""
+    losses = []
+    for kind in (SearchNetwork, BatchedSearchNetwork):
+        monkeypatch.setattr("nasbench.runner.choose", lambda *_, kind=kind: kind)
+        folder = tmp_path / kind.__name__
+        result = run(folder, f"algorithm={algorithm}", "search=smoke", "stage=search",
+                     "search.epochs=2", *(["algorithm.population=4", "algorithm.family_size=2",
+                                           "algorithm.warmup_epochs=1"]
+                                          if algorithm == "cars" else []))
+        assert result["status"] == "done"
+        first = json.loads((folder / "metrics.jsonl").read_text().splitlines()[0])
+        losses.append((first["train_loss"], first["valid_loss"]))
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)

@@ -103,17 +103,16 @@ class _Depthwise(torch.autograd.Function):
     def backward(ctx: Any, du: Tensor | None) -> tuple[Tensor | None, ...]:
         from search_spaces.darts.fast import triton_depthwise as kernels
 
-        want_x, wanted = ctx.needs_input_grad[0], ctx.needs_input_grad[4:]
-        dx, dw = None, [None] * len(wanted)
+        dx: Tensor | None = None
+        dw: list[Tensor | None] = [None] * len(ctx.shapes)
         if du is not None:
             x, packed = ctx.saved_tensors
             kinds, stride, shared = ctx.options
             du = du.contiguous()
-            if want_x:
+            if ctx.needs_input_grad[0]:
                 dx = kernels.input_gradient(x, packed, kinds, stride, shared, du)
-            if any(wanted):
+            if any(ctx.needs_input_grad[4:]):
                 flat = kernels.weight_gradient(x, kinds, stride, shared, du).to(ctx.kind)
                 views = flat.split([shape.numel() for shape in ctx.shapes])
-                dw = [view.view(shape) if want else None
-                      for view, shape, want in zip(views, ctx.shapes, wanted, strict=True)]
+                dw = [v.view(shape) for v, shape in zip(views, ctx.shapes, strict=True)]
         return dx, None, None, None, *dw

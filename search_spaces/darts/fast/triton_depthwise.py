@@ -129,8 +129,29 @@ def _strip(a0, a1, a2, a3, source, row, column, height, width, row_stride, colum
 
 
 @triton.jit
+def _strips(a0, a1, a2, a3, kernel, source, row, column, height, width, row_stride, column_stride,
+            dilation, channels, taps, kh, kw, tap_stride, STEP: tl.constexpr,
+            SHIFT: tl.constexpr, FORWARD: tl.constexpr, LARGE: tl.constexpr,
+            ROWS: tl.constexpr):
+    """`_strip` for the kernel size; nothing for a size of 0."""
+    if kernel == 3:
+        a0, a1, a2, a3 = _strip(a0, a1, a2, a3, source, row, column, height, width, row_stride,
+                                column_stride, dilation, channels, taps, kh, kw, tap_stride, 3,
+                                STEP, SHIFT, FORWARD, ROWS)
+    elif kernel == 5:
+        a0, a1, a2, a3 = _strip(a0, a1, a2, a3, source, row, column, height, width, row_stride,
+                                column_stride, dilation, channels, taps, kh, kw, tap_stride, 5,
+                                STEP, SHIFT, FORWARD, ROWS)
+    elif LARGE and kernel == 7:
+        a0, a1, a2, a3 = _strip(a0, a1, a2, a3, source, row, column, height, width, row_stride,
+                                column_stride, dilation, channels, taps, kh, kw, tap_stride, 7,
+                                STEP, SHIFT, FORWARD, ROWS)
+    return a0, a1, a2, a3
+
+
+@triton.jit
 def _pixels(tile, images, height, width, spacing, ROWS: tl.constexpr, BP: tl.constexpr):
-    """Image, first row and column of the tile's strips; the row lies outside if there is none."""
+    """Image, first row and column of the tile's strips; where there is none the row is far out."""
     groups = tl.cdiv(height, ROWS * spacing) * spacing
     strip = tile * BP + tl.arange(0, BP)
     column = strip % width
@@ -138,7 +159,7 @@ def _pixels(tile, images, height, width, spacing, ROWS: tl.constexpr, BP: tl.con
     group = line % groups
     image = line // groups
     row = group // spacing * (ROWS * spacing) + group % spacing
-    return image.to(tl.int64), tl.where(image < images, row, height), column
+    return image.to(tl.int64), tl.where(image < images, row, 1 << 28), column
 
 
 @triton.jit
@@ -167,16 +188,9 @@ def forward_kernel(x, packed, kinds, u, N, H, W, h, w, E, C, STRIDE: tl.constexp
     source = x + offset[:, None] + (cols if SHARED else cols + e * C)[None, :]
     row_stride = tl.cast(W, tl.int64) * pixel
     zero = tl.zeros([BP, BC], packed.dtype.element_ty)
-    a0, a1, a2, a3 = zero, zero, zero, zero
-    if kernel == 3:
-        a0, a1, a2, a3 = _strip(a0, a1, a2, a3, source, row, column, H, W, row_stride, pixel,
-                                dilation, channels, taps, 0, 0, C, 3, 1, STRIDE, True, ROWS)
-    elif kernel == 5:
-        a0, a1, a2, a3 = _strip(a0, a1, a2, a3, source, row, column, H, W, row_stride, pixel,
-                                dilation, channels, taps, 0, 0, C, 5, 1, STRIDE, True, ROWS)
-    elif LARGE:  # 7
-        a0, a1, a2, a3 = _strip(a0, a1, a2, a3, source, row, column, H, W, row_stride, pixel,
-                                dilation, channels, taps, 0, 0, C, 7, 1, STRIDE, True, ROWS)
+    a0, a1, a2, a3 = _strips(zero, zero, zero, zero, kernel, source, row, column, H, W, row_stride,
+                             pixel, dilation, channels, taps, 0, 0, C, 1, STRIDE, True, LARGE,
+                             ROWS)
     out = ((image * h + line) * w + place) * (E * C)
     target = u + out[:, None] + (cols + e * C)[None, :]
     below = tl.cast(w, tl.int64) * (E * C)
@@ -189,27 +203,11 @@ def forward_kernel(x, packed, kinds, u, N, H, W, h, w, E, C, STRIDE: tl.constexp
 
 
 @triton.jit
-def _strip_back(a0, a1, a2, a3, source, row, column, height, width, row_stride, pixel, apart,
-                channels, taps, kh, kw, C, other, K: tl.constexpr, STRIDE: tl.constexpr,
-                ROWS: tl.constexpr):
-    """The other kind: at stride 1 strips twice as far apart as the taps, at stride 2 every second
-    tap only."""
-    if other:
-        a0, a1, a2, a3 = _strip(a0, a1, a2, a3, source, row, column, height, width, row_stride,
-                                pixel, apart, channels, taps, kh, kw, C, K, STRIDE, 3 - STRIDE,
-                                False, ROWS)
-    else:
-        a0, a1, a2, a3 = _strip(a0, a1, a2, a3, source, row, column, height, width, row_stride,
-                                pixel, apart, channels, taps, kh, kw, C, K, 1, 1, False, ROWS)
-    return a0, a1, a2, a3
-
-
-@triton.jit
 def _store_gated(target, x, total, row, height, row_stride, channels, down):
     """The gradient through the ReLU, `down` image rows below."""
     mask = (row + down < height)[:, None] & channels[None, :]
     value = tl.load(x + down * row_stride, mask=mask, other=0.0)
-    total = tl.where(value <= 0, 0.0, total)
+    total = tl.where(value.to(total.dtype) <= 0, 0.0, total)
     tl.store(target + down * row_stride, total.to(target.dtype.element_ty), mask=mask)
 
 
@@ -245,9 +243,9 @@ def input_kernel(x, packed, kinds, du, dx, N, H, W, h, w, E, C, spacing, STRIDE:
         taps = packed + tl.load(kinds + 3 * e + 2).to(tl.int64) * C + cols
         pad = kernel // 2 * dilation
         kh, kw, step = 0, 0, 1
-        other = spacing == 2 * dilation
+        other = spacing == 2 * dilation  # strips twice as far apart as these taps
         if STRIDE == 2:
-            other = dilation % 2 == 1
+            other = dilation % 2 == 1  # every second tap
             step = 1 + dilation % 2
             kh, kw = (down + pad) % 2, (right + pad) % 2
             kernel = tl.where(other | (kh + kw == 0), kernel, 0)
@@ -256,19 +254,16 @@ def input_kernel(x, packed, kinds, du, dx, N, H, W, h, w, E, C, spacing, STRIDE:
         row = line + (down + pad - kh * dilation) // STRIDE - back * apart
         column = place + (right + pad - kw * dilation) // STRIDE - back * apart
         kh, kw = kh + back * step, kw + back * step
-        source = du + (((image * h + row) * w + column) * (E * C))[:, None] + (cols + e * C)[None, :]
-        if kernel == 3:
-            a0, a1, a2, a3 = _strip_back(a0, a1, a2, a3, source, row, column, h, w, row_stride,
-                                         E * C, apart, channels, taps, kh, kw, C, other, 3,
-                                         STRIDE, ROWS)
-        elif kernel == 5:
-            a0, a1, a2, a3 = _strip_back(a0, a1, a2, a3, source, row, column, h, w, row_stride,
-                                         E * C, apart, channels, taps, kh, kw, C, other, 5,
-                                         STRIDE, ROWS)
-        elif LARGE and kernel == 7:
-            a0, a1, a2, a3 = _strip_back(a0, a1, a2, a3, source, row, column, h, w, row_stride,
-                                         E * C, apart, channels, taps, kh, kw, C, other, 7,
-                                         STRIDE, ROWS)
+        offset = ((image * h + row) * w + column) * (E * C)
+        source = du + offset[:, None] + (cols + e * C)[None, :]
+        if other:
+            a0, a1, a2, a3 = _strips(a0, a1, a2, a3, kernel, source, row, column, h, w, row_stride,
+                                     E * C, apart, channels, taps, kh, kw, C, STRIDE, 3 - STRIDE,
+                                     False, LARGE, ROWS)
+        else:
+            a0, a1, a2, a3 = _strips(a0, a1, a2, a3, kernel, source, row, column, h, w, row_stride,
+                                     E * C, apart, channels, taps, kh, kw, C, 1, 1, False, LARGE,
+                                     ROWS)
     row = line * STRIDE + down
     column = place * STRIDE + right
     at = (((image * H + row) * W + column) * pixel)[:, None] + (cols if SHARED else
