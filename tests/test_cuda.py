@@ -22,7 +22,8 @@ from search_spaces.darts.fast.depthwise import library_depthwise_relu, triton_de
 from tests.equality import random_mixing
 from tests.harness import DARTS_OPERATIONS
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+pytestmark = [pytest.mark.gpu,
+              pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 CUDA = torch.device("cuda")
 STEPS = WARM_UP + 4
 

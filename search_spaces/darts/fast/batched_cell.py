@@ -22,36 +22,57 @@ from search_spaces.darts.fast.depthwise import depthwise_relu
 from search_spaces.darts.fast.plan import CellPlan, Group, Pooled, SourcePlan
 from search_spaces.darts.fast.pointwise import blocks_of, pointwise
 from search_spaces.darts.fast.statistics import Statistics, normalise
+from search_spaces.darts.fast.terms import Stage
 from search_spaces.darts.search_network import SearchCell
 
+Maps = tuple[Sequence[Tensor], Sequence[int]]  # feature maps and the nodes that they go to
 
-def run_cell(cell: SearchCell, plan: CellPlan, before: Tensor, previous: Tensor,
-             weights: Iterator[Tensor], statistics: Statistics) -> Tensor:
-    """before, previous: cell inputs behind the preprocessing, [N,C,H,W]; weights: the mixing
-    weights of every part of the plan in turn. -> [N, nodes*C, h, w], channels last."""
+def run_cell(cell: SearchCell, plan: CellPlan, before: Tensor, previous: Tensor, row: Tensor,
+             slots: Tensor, statistics: Statistics) -> Tensor:
+    """before, previous: cell inputs behind the preprocessing, [N,C,H,W]; row: the cell's mixing
+    weights, flat, and a zero; slots: where in it the parts of the plan find theirs, one after the
+    other. -> [N, nodes*C, h, w], channels last."""
     inputs = [_to_nhwc(before), _to_nhwc(previous)]
     stride = 2 if cell.reduction else 1
     n, height, width, channels = inputs[0].shape
-    sums: dict[int, Tensor] = {}
-
-    def send(maps: Sequence[Tensor], targets: Sequence[int]) -> None:
-        for value, target in zip(maps, targets, strict=True):
-            sums[target] = sums[target] + value if target in sums else value
+    terms: dict[int, list[Tensor]] = {}
+    own = _Own(plan, row, slots, inputs[0])
 
     def node(index: int) -> Tensor:
         if index < 2:
             return inputs[index]
-        if index not in sums:  # no live input: the node is zero
+        found = terms.get(index)
+        if found is None:  # no live input: the node is zero
             shape = n, -(-height // stride), -(-width // stride), channels
             return inputs[0].new_zeros(shape)
-        return sums[index].to(inputs[0].dtype).contiguous()
+        total = found[0] if len(found) == 1 else torch.stack(found).sum(dim=0)
+        return total.to(inputs[0].dtype).contiguous()
 
     states: list[Tensor] = []
     for source, part in enumerate(plan.sources):
         states.append(node(source))
-        _run_source(part, states[source], stride if source < 2 else 1, weights, statistics, send)
+        for maps, targets in _run_source(part, states[source], stride if source < 2 else 1, own,
+                                         statistics):
+            for value, target in zip(maps, targets, strict=True):
+                terms.setdefault(target, []).append(value)
     states += [node(i) for i in range(len(plan.sources), 2 + cell.space.nodes)]
     return torch.cat(states[2:], dim=-1).permute(0, 3, 1, 2)
+
+
+class _Own:
+    """A cell's mixing weights (per part, [m, C], the same in all channels) and pointwise matrices
+    (per stage, [E, C, C], and rounded to the type of the maps), made in one go and handed out in
+    the order of the plan."""
+
+    def __init__(self, plan: CellPlan, row: Tensor, slots: Tensor, like: Tensor):
+        self.weights = iter(row.index_select(0, slots)[:, None].expand(-1, like.shape[-1])
+                            .contiguous().split([len(part) for part in plan.slots]))
+        self.matrices: Iterator[tuple[Tensor, Tensor]] = iter(())
+        if plan.pointwise:
+            stacked = torch.stack([w.flatten(1) for stage in plan.pointwise for w in stage])
+            sizes = [len(stage) for stage in plan.pointwise]
+            rounded = stacked.detach().to(like.dtype)
+            self.matrices = zip(stacked.split(sizes), rounded.split(sizes), strict=True)
 
 
 def _to_nhwc(x: Tensor) -> Tensor:
@@ -62,42 +83,44 @@ def _to_nhwc(x: Tensor) -> Tensor:
     return x.permute(0, 2, 3, 1).contiguous()
 
 
-def _run_source(part: SourcePlan, x: Tensor, stride: int, weights: Iterator[Tensor],
-                statistics: Statistics, send: Any) -> None:
+def _run_source(part: SourcePlan, x: Tensor, stride: int, own: _Own, statistics: Statistics
+                ) -> Iterator[Maps]:
     """x [N,H,W,C] to all its destinations."""
-    found = [g for g in (part.separable, part.dilated) if g]
-    if found:
-        stages = [t.stages[0] for g in found for t in g.terms]
-        u = depthwise_relu(x, [s.depthwise.weight for s in stages],
-                           [s.depthwise.dilation[0] for s in stages], stride, shared=True)
-        for group, v in zip(found, u.split([len(g.terms) for g in found], dim=-2), strict=True):
-            send(*_convolutions(group, v, next(weights), statistics))
+    if part.convolutions:
+        first = [stage for g in part.convolutions for stage in g.stages[0]]
+        u = _depthwise(x, first, stride, shared=True)
+        sizes = [len(g.terms) for g in part.convolutions]
+        for group, v in zip(part.convolutions, u.split(sizes, dim=-2), strict=True):
+            yield _convolutions(group, v, own, statistics)
     if part.points:
-        send(*_reductions(part.points, x, next(weights), statistics))
+        yield _reductions(part.points, x, next(own.weights), statistics)
     if part.pooled:
-        send(*_pooled(part.pooled, x, stride, next(weights), statistics))
+        yield _pooled(part.pooled, x, stride, next(own.weights)[:, 0], statistics)
     for term, target in part.library:
-        send([next(weights) * _to_nhwc(term.module(x.permute(0, 3, 1, 2)))], [target])
+        y = _to_nhwc(term.module(x.permute(0, 3, 1, 2)))
+        yield [(next(own.weights) * y).to(x.dtype)], [target]
 
 
-def _convolutions(group: Group, u: Tensor, weights: Tensor, statistics: Statistics
-                  ) -> tuple[Sequence[Tensor], Sequence[int]]:
+def _depthwise(x: Tensor, stages: Sequence[Stage], stride: int = 1, *, shared: bool) -> Tensor:
+    return depthwise_relu(x, [s.depthwise.weight for s in stages],
+                          [s.depthwise.dilation[0] for s in stages], stride, shared=shared)
+
+
+def _convolutions(group: Group, u: Tensor, own: _Own, statistics: Statistics) -> Maps:
     """From the first depthwise output u [N,h,w,E,C] to one map per edge."""
-    for i in range(len(group.terms[0].stages)):
-        stages = [t.stages[i] for t in group.terms]
+    last = len(group.stages) - 1
+    weights = next(own.weights)
+    for i, stages in enumerate(group.stages):
         if i:
-            u = depthwise_relu(u, [s.depthwise.weight for s in stages],
-                               [s.depthwise.dilation[0] for s in stages], shared=False)
-        z = pointwise(u, [s.pointwise.weight for s in stages])
-        last = i + 1 == len(group.terms[0].stages)
-        u = normalise(z, [s.norm for s in stages], statistics, weights if last else None)
+            u = _depthwise(u, stages, shared=False)
+        z = pointwise(u, *next(own.matrices))
+        u = normalise(z, [s.norm for s in stages], statistics, weights if i == last else None)
     if len(group.levels) > 1:
         u = _Fold.apply(u, group.levels)
     return u.unbind(-2), group.targets
 
 
-def _reductions(group: Group, x: Tensor, weights: Tensor, statistics: Statistics
-                ) -> tuple[Sequence[Tensor], Sequence[int]]:
+def _reductions(group: Group, x: Tensor, weights: Tensor, statistics: Statistics) -> Maps:
     """The factorized reductions (strided skips) of all edges: two products."""
     r = torch.relu(x)
     points = [t.point for t in group.terms if t.point]
@@ -110,8 +133,7 @@ def _reductions(group: Group, x: Tensor, weights: Tensor, statistics: Statistics
     return normalise(z, [p.norm for p in points], statistics, weights).unbind(-2), group.targets
 
 
-def _pooled(part: Pooled, x: Tensor, stride: int, weights: Tensor, statistics: Statistics
-            ) -> tuple[Sequence[Tensor], Sequence[int]]:
+def _pooled(part: Pooled, x: Tensor, stride: int, weights: Tensor, statistics: Statistics) -> Maps:
     """Pools and skips to every edge; weights [targets * kinds], zero where an edge has it not."""
     image = x.permute(0, 3, 1, 2)
     maps = {k: x if k == "skip" else _pool(k, image, stride) for k in part.kinds}
@@ -122,7 +144,7 @@ def _pooled(part: Pooled, x: Tensor, stride: int, weights: Tensor, statistics: S
             if k != "skip":
                 maps[k] = normalise(maps[k].unsqueeze(-2), norms[k], statistics).squeeze(-2)
         stacked = torch.stack([maps[k].to(weights.dtype) for k in part.kinds])
-        mixed = _Mix.apply(by_target, stacked.flatten(1))
+        mixed = _Mix.apply(by_target, stacked.flatten(1)).to(x.dtype)
         return mixed.view(-1, *stacked.shape[1:]).unbind(), part.targets
     out: list[Tensor] = []
     targets: list[int] = []  # evaluation: every edge has its own running statistics
@@ -131,8 +153,9 @@ def _pooled(part: Pooled, x: Tensor, stride: int, weights: Tensor, statistics: S
         rows = [j for j, is_there in enumerate(there) if is_there]
         own = torch.stack([by_target[j, i] for j in rows])
         copies = maps[k].unsqueeze(-2).expand(*maps[k].shape[:-1], len(rows), -1)
-        y = own[:, None] * copies if k == "skip" else normalise(copies, norms[k], statistics, own)
-        out += y.unbind(-2)
+        own = own[:, None].expand(-1, x.shape[-1])
+        y = own * copies if k == "skip" else normalise(copies, norms[k], statistics, own)
+        out += y.to(x.dtype).unbind(-2)
         targets += [part.targets[j] for j in rows]
     return out, targets
 

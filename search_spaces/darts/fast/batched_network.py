@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from collections import OrderedDict
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -51,8 +50,8 @@ class BatchedSearchNetwork(SearchNetwork):
         for i, (row, plan) in enumerate(zip(self.rows, plans, strict=True)):
             cell = self.cell(i)
             before, previous = previous, run_cell(
-                cell, plan, cell.pre0(before), cell.pre1(previous),
-                _parts(rows[row], next(parts), plan), statistics)
+                cell, plan, cell.pre0(before), cell.pre1(previous), rows[row], next(parts),
+                statistics)
         statistics.apply()
         return self.classifier(previous.mean(dim=(2, 3)))
 
@@ -79,11 +78,6 @@ class BatchedSearchNetwork(SearchNetwork):
 
     def __getstate__(self) -> dict[str, Any]:
         return {k: v for k, v in self.__dict__.items() if k not in ("_terms", "_plans")}
-
-
-def _parts(row: Tensor, slots: Tensor, plan: CellPlan) -> Iterator[Tensor]:
-    """The mixing weights of every part of a cell in turn; row [edges * operations + 1]."""
-    return iter(row.index_select(0, slots).split([len(part) for part in plan.slots]))
 
 
 def _upload(x: Tensor, device: torch.device) -> Tensor:

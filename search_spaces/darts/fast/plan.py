@@ -11,7 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from search_spaces.darts.fast.terms import Term
+from torch import Tensor
+
+from search_spaces.darts.fast.terms import Stage, Term
 
 POOLED = ("max", "avg", "skip")  # what needs no weights of its own
 
@@ -24,6 +26,11 @@ class Group:
     terms: tuple[Term, ...]
     levels: tuple[int, ...]
     targets: tuple[int, ...]
+
+    @property
+    def stages(self) -> list[list[Stage]]:
+        """First, second, ... stage of all terms."""
+        return [list(stages) for stages in zip(*(t.stages for t in self.terms), strict=True)]
 
 
 @dataclass(frozen=True)
@@ -47,9 +54,14 @@ class SourcePlan:
     pooled: Pooled | None
     library: tuple[tuple[Term, int], ...]  # with the destination
 
+    @property
+    def convolutions(self) -> list[Group]:
+        """Those that start with a depthwise convolution."""
+        return [g for g in (self.separable, self.dilated) if g]
+
     def slots(self, operations: int) -> list[list[int | None]]:
         """Flat indices of the mixing weights, one list per part, in the order they are used."""
-        groups = [g for g in (self.separable, self.dilated, self.points) if g]
+        groups = self.convolutions + ([self.points] if self.points else [])
         out: list[list[int | None]] = [[_slot(t, operations) for t in g.terms] for g in groups]
         if self.pooled:
             out.append(list(self.pooled.slots))
@@ -66,6 +78,12 @@ class CellPlan:
     @cached_property
     def slots(self) -> list[list[int | None]]:
         return [part for s in self.sources for part in s.slots(self.operations)]
+
+    @cached_property
+    def pointwise(self) -> list[list[Tensor]]:
+        """Weights of the pointwise convolutions, one list per stage, in the order of use."""
+        return [[stage.pointwise.weight for stage in stages] for s in self.sources
+                for group in s.convolutions for stages in group.stages]
 
 
 def _slot(term: Term, operations: int) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,10 +10,10 @@ from torch import Tensor
 ROWS = 4096  # summed at a time in a weight gradient: a few long sums would leave a GPU idle
 
 
-def pointwise(u: Tensor, weights: Sequence[Tensor]) -> Tensor:
-    """u [N,h,w,E,C], weights E times [C,C,1,1] -> z [N,h,w,E,C], z[..., e, :] = W_e u[..., e, :],
-    in u's type."""
-    return _Pointwise.apply(u, *weights)
+def pointwise(u: Tensor, matrices: Tensor, rounded: Tensor) -> Tensor:
+    """u [N,h,w,E,C], matrices [E,C,C] -> z [N,h,w,E,C], z[..., e, :] = M_e u[..., e, :]; `rounded`:
+    the matrices in u's type."""
+    return _Pointwise.apply(u, matrices, rounded)
 
 
 def blocks_of(rows: int) -> int:
@@ -29,33 +28,32 @@ def _edges_first(x: Tensor) -> Tensor:
 
 class _Pointwise(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, u: Tensor, *weights: Tensor) -> Tensor:
-        matrices = torch.stack([w.flatten(1) for w in weights]).to(u.dtype)  # [E, out, in]
+    def forward(ctx: Any, u: Tensor, matrices: Tensor, rounded: Tensor) -> Tensor:
         z = torch.empty(u.shape, dtype=u.dtype, device=u.device)
-        torch.bmm(_edges_first(u), matrices.transpose(1, 2), out=_edges_first(z))
-        ctx.save_for_backward(u, matrices)
-        ctx.kind = weights[0].dtype
+        torch.bmm(_edges_first(u), rounded.transpose(1, 2), out=_edges_first(z))
+        ctx.save_for_backward(u, rounded)
+        ctx.kind = matrices.dtype
         return z
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, dz: Tensor) -> tuple[Tensor | None, ...]:
-        u, matrices = ctx.saved_tensors
+    def backward(ctx: Any, dz: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        u, rounded = ctx.saved_tensors
         dz = dz.contiguous()
         du: Tensor | None = None
-        found: Sequence[Tensor | None] = [None] * len(matrices)
+        found: Tensor | None = None
         if ctx.needs_input_grad[0]:
             du = torch.empty(dz.shape, dtype=u.dtype, device=u.device)
-            torch.bmm(_edges_first(dz), matrices, out=_edges_first(du))
-        if any(ctx.needs_input_grad[1:]):
-            found = _weight_gradients(dz, u).to(ctx.kind)[..., None, None].unbind()
-        return du, *found
+            torch.bmm(_edges_first(dz), rounded, out=_edges_first(du))
+        if ctx.needs_input_grad[1]:
+            found = _weight_gradients(dz, u, ctx.kind)
+        return du, found, None
 
 
-def _weight_gradients(dz: Tensor, u: Tensor) -> Tensor:
-    """[E, out, in] = sum over rows of dz^T u, in blocks of rows."""
-    rows = dz[..., 0, 0].numel()
-    blocks = blocks_of(rows)
-    a, b = (x.view(blocks, rows // blocks, *x.shape[-2:]) for x in (dz, u))
-    parts = [torch.bmm(a[:, :, e].transpose(1, 2), b[:, :, e]) for e in range(dz.shape[-2])]
-    return torch.stack(parts).sum(dim=1, dtype=torch.promote_types(dz.dtype, torch.float32))
+def _weight_gradients(dz: Tensor, u: Tensor, kind: torch.dtype) -> Tensor:
+    """[E, out, in] = sum over rows of dz^T u: the diagonal blocks of one product over all edges. A
+    GPU multiplies in tiles of 64 or more, so the other blocks cost little and launches are few."""
+    *_, edges, channels = dz.shape
+    a, b = (x.reshape(blocks_of(x[..., 0, 0].numel()), -1, edges * channels) for x in (dz, u))
+    parts = torch.bmm(a.transpose(1, 2), b).view(len(a), edges, channels, edges, channels)
+    return parts.diagonal(dim1=1, dim2=3).sum(dim=0, dtype=kind).permute(2, 0, 1).contiguous()

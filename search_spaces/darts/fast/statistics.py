@@ -10,6 +10,8 @@ from torch.nn import functional
 
 from search_spaces.darts.fast.calls import running
 
+CHUNK = 1 << 16
+
 
 class Statistics:
     """Collects the batch statistics of a forward pass; `apply` moves all running statistics in a
@@ -17,7 +19,15 @@ class Statistics:
 
     def __init__(self, training: bool):
         self.training = training
+        self._left: Tensor | None = None
         self._found: dict[float | None, list[tuple[nn.BatchNorm2d, Tensor, Tensor]]] = {}
+
+    def zeros(self, values: int, kind: torch.dtype, device: torch.device) -> Tensor:
+        """[values], from a few large allocations."""
+        if self._left is None or len(self._left) < values or self._left.dtype != kind:
+            self._left = torch.zeros(max(values, CHUNK), dtype=kind, device=device)
+        found, self._left = self._left[:values], self._left[values:]
+        return found
 
     def add(self, norms: Sequence[nn.BatchNorm2d], mean: Tensor, variance: Tensor) -> None:
         """mean and unbiased variance [norms, C] (or [1, C] for all of them)."""
@@ -43,17 +53,16 @@ class Statistics:
 
 def normalise(z: Tensor, norms: Sequence[nn.BatchNorm2d], statistics: Statistics,
               weights: Tensor | None = None) -> Tensor:
-    """z [N,h,w,E,C], normalised per (e, c); weights [E] multiply the result, as the scale that a
+    """z [N,h,w,E,C], normalised per (e, c); weights [E,C] multiply the result, as the scale that a
     batch normalisation has anyway. norms: E, or in training any number that share E = 1."""
     edges, channels = z.shape[-2:]
     flat = z.reshape(-1, edges * channels)
-    scale = None if weights is None else \
-        weights[:, None].expand(-1, channels).reshape(-1).contiguous()  # E = 1: a view otherwise
+    scale = None if weights is None else weights.reshape(-1)
     eps = norms[0].eps
     assert all(norm.eps == eps for norm in norms)
     if statistics.training:
-        mean, variance = flat.new_zeros(2, edges * channels,
-                                        dtype=running(norms[0])[0].dtype).unbind()
+        kind = running(norms[0])[0].dtype
+        mean, variance = statistics.zeros(2 * edges * channels, kind, z.device).chunk(2)
         out = functional.batch_norm(flat, mean, variance, scale, None, True, 1.0, eps)
         statistics.add(norms, mean.view(edges, channels), variance.view(edges, channels))
     else:
