@@ -27,16 +27,22 @@ from search_spaces.darts.search_network import SearchCell
 
 Maps = tuple[Sequence[Tensor], Sequence[int]]  # feature maps and the nodes that they go to
 
+
 def run_cell(cell: SearchCell, plan: CellPlan, before: Tensor, previous: Tensor, row: Tensor,
              slots: Tensor, statistics: Statistics) -> Tensor:
     """before, previous: cell inputs behind the preprocessing, [N,C,H,W]; row: the cell's mixing
     weights, flat, and a zero; slots: where in it the parts of the plan find theirs, one after the
     other. -> [N, nodes*C, h, w], channels last."""
     inputs = [_to_nhwc(before), _to_nhwc(previous)]
+    with torch.autocast(before.device.type, enabled=False):  # types are chosen by hand from here on
+        return _run_nodes(cell, plan, inputs, _Own(plan, row, slots, inputs[0]), statistics)
+
+
+def _run_nodes(cell: SearchCell, plan: CellPlan, inputs: list[Tensor], own: _Own,
+               statistics: Statistics) -> Tensor:
     stride = 2 if cell.reduction else 1
     n, height, width, channels = inputs[0].shape
     terms: dict[int, list[Tensor]] = {}
-    own = _Own(plan, row, slots, inputs[0])
 
     def node(index: int) -> Tensor:
         if index < 2:
@@ -46,7 +52,7 @@ def run_cell(cell: SearchCell, plan: CellPlan, before: Tensor, previous: Tensor,
             shape = n, -(-height // stride), -(-width // stride), channels
             return inputs[0].new_zeros(shape)
         total = found[0] if len(found) == 1 else torch.stack(found).sum(dim=0)
-        return total.to(inputs[0].dtype).contiguous()
+        return total.contiguous()
 
     states: list[Tensor] = []
     for source, part in enumerate(plan.sources):
@@ -97,7 +103,8 @@ def _run_source(part: SourcePlan, x: Tensor, stride: int, own: _Own, statistics:
     if part.pooled:
         yield _pooled(part.pooled, x, stride, next(own.weights)[:, 0], statistics)
     for term, target in part.library:
-        y = _to_nhwc(term.module(x.permute(0, 3, 1, 2)))
+        with torch.autocast(x.device.type, x.dtype, enabled=x.dtype == torch.bfloat16):
+            y = _to_nhwc(term.module(x.permute(0, 3, 1, 2)))
         yield [(next(own.weights) * y).to(x.dtype)], [target]
 
 
@@ -192,8 +199,7 @@ class _Mix(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, weights: Tensor, maps: Tensor) -> Tensor:
         ctx.save_for_backward(weights, maps)
-        with torch.autocast(maps.device.type, enabled=False):
-            return weights @ maps
+        return weights @ maps
 
     @staticmethod
     @torch.autograd.function.once_differentiable
