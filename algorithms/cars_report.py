@@ -16,7 +16,8 @@ LABELS = {"params": "parameters", "mult_adds": "multiply-adds", "latency_ms": "l
 
 
 def exposure(sampled: Mapping[int, int], space: CellSpace) -> Metrics:
-    """Share of each operation, and of all with weights, among those that training steps ran."""
+    """Share of each operation, and of all with weights, among those that training steps ran since
+    the previous generation (before the first one that includes the warm-up)."""
     total = max(1, sum(sampled.values()))
     shares = {name: sampled.get(o, 0) / total for o, name in enumerate(space.operations)
               if o in space.real}

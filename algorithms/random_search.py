@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from algorithms.strategy import Batch, Derived, Metrics, Problem, Strategy, check
@@ -36,11 +37,13 @@ class RandomSearch(Strategy):
         self.cells = [sample_genotype(self.supernet.space, problem.rng)
                       for _ in range(self.candidates)]
         self.errors: list[float] = []
+        self._ones = self.supernet.place(torch.ones(self.supernet.mixing_shape))
 
     def _code(self, genotype: Genotype) -> Mixing:
+        """Weight 1 for what is live; nothing is sent to the device at a step."""
         network = self.supernet
-        code = Mixing.sparse(network.space.one_hot(genotype)[list(network.row_types)])
-        return Mixing(network.place(code.weights), code.live)
+        code = network.space.one_hot(genotype)[list(network.row_types)]
+        return Mixing(self._ones, code != 0)
 
     def mixing(self) -> Mixing:
         return self._code(self._best())
@@ -52,7 +55,7 @@ class RandomSearch(Strategy):
 
     def search_step(self, train: Batch, valid: Batch | None) -> dict[str, Tensor]:
         cell = sample_genotype(self.supernet.space, self.problem.rng)
-        return self.problem.weights.step(train, self._code(cell))
+        return self.problem.weights.step(train, [self._code(cell)])
 
     def on_epoch_end(self, epoch: int) -> Metrics:
         if epoch + 1 < self.epochs or self.candidates == 1:

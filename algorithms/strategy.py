@@ -44,7 +44,8 @@ class Weights(Protocol):
 
     def step(self, batch: Batch, mixing: Mixing | Sequence[Mixing], *,
              mixing_gradient: bool = False) -> dict[str, Tensor]:
-        """One SGD step on the mean loss over the given mixings.
+        """One SGD step on the mean loss over the given mixings; a sequence says that they are
+        sampled anew at each step.
 
         Returns device scalars `train_loss`, `train_accuracy` (percent) and, on request (single
         mixing), `mixing_gradient`, shaped like the mixing weights. Weights that no mixing uses stay

@@ -12,14 +12,13 @@ plain / fast.
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
 import torch
 
-from benchmarks.search_step import alternate, environment, parser, peak_memory
+from benchmarks.search_step import alternate, environment, parser, peak_memory, seconds
 from nasbench.build import construct
 from nasbench.configuration import compose
 from nasbench.precision import Precision
@@ -46,12 +45,13 @@ def make_step(form: str, genotype: str, batch: int, channels: int, cells: int, s
     network.to(memory_format=layout)  # type: ignore[call-overload]
     x = torch.randn(batch, 3, size, size, device=device).contiguous(memory_format=layout)
     y = torch.randint(10, (batch,), device=device)
-    train = RetrainStep(network, settings, Precision.choose(
-        device, precision if fast else "float32", None), fast and cuda_graphs)
+    chosen = Precision.choose(device, precision if fast else "float32", None)
+    train = RetrainStep(network, settings, chosen, fast and cuda_graphs)
     if fast and compiled:
         stack.enter_context(compiled_cells(network))
 
     def step() -> None:
+        chosen.apply()  # TF32 with bfloat16 only, so plain is float32 indeed
         train(x, y, y)
 
     return step
@@ -76,12 +76,10 @@ def main() -> None:
                                     device, a.precision, a.compile, cuda_graphs, stack)
                     for form in FORMS}
 
-        memory = {form: peak_memory(step, device) for form, step in steps(False).items()}
-        timed = steps(True)
-        start = time.perf_counter()
-        timed["fast"]()
-        first = time.perf_counter() - start
-        ms = alternate(timed, a.repeats, device)
+        eager = steps(False)
+        first = seconds(eager["fast"], device)
+        memory = {form: peak_memory(step, device) for form, step in eager.items()}
+        ms = alternate(steps(True), a.repeats, device)
     case: dict[str, Any] = {
         "genotype": a.genotype, "batch": a.batch, "channels": a.channels, "cells": a.cells,
         "image_size": a.image_size, "compiled": a.compile, **{f"{f}_ms": ms[f] for f in FORMS},

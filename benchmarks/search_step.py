@@ -87,12 +87,13 @@ def make_step(network: SearchNetwork, form: str, batch: int, size: int, live: Te
     images = [b.contiguous(memory_format=torch.channels_last) if form == "plain_channels_last"
               else b for b in x]
     fast = form == "fast"
+    chosen = Precision.choose(device, precision if fast else "float32", None)
     trainer = SupernetWeights(
         network, learning_rate=1e-3, momentum=0.9, weight_decay=3e-4, grad_clip=5.0, clock=Clock(),
-        precision=Precision.choose(device, precision if fast else "float32", None),
-        cuda_graphs=fast and cuda_graphs)
+        precision=chosen, cuda_graphs=fast and cuda_graphs)
 
     def step() -> None:
+        chosen.apply()  # TF32 with bfloat16 only, so plain is float32 indeed
         trainer.gradients((images[0], y[0]), Mixing(weights, live))
         trainer.step((images[1], y[1]), Mixing(weights, live))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
@@ -31,10 +32,10 @@ class Capture:
     the same key on as a graph replay.
 
     The key must hold all that decides what the function does besides the values of its input
-    tensors and of tensors it updates in place: shapes are added here. A function may not wait for
-    the device, and keeps no tensor it makes; the outputs handed out are copies. Elsewhere than on a
-    GPU, or with `enabled` false, the function is simply called. Where it cannot be recorded (say, a
-    user's operation that waits for the device), one warning says so and steps run one by one.
+    tensors and of tensors it updates in place: shapes are added here. A function keeps no tensor it
+    makes; the outputs handed out are copies. Elsewhere than on a GPU, or with `enabled` false, the
+    function is simply called; so it is, after one warning, once a function is seen to wait for the
+    device (say, in a user's operation), which cannot be recorded.
     """
 
     def __init__(self, device: torch.device, enabled: bool = True):
@@ -51,13 +52,24 @@ class Capture:
             return list(function(*inputs))
         step = self._step((key, tuple((x.shape, x.stride(), x.dtype) for x in inputs)))
         step.calls += 1
-        if step.graph is None and step.calls > WARM_UP:
-            self._record(step, function, inputs)
         if step.graph is None:
-            return self._beside(function, inputs)
+            if step.calls < WARM_UP:
+                return self._beside(function, inputs)
+            if step.calls == WARM_UP:
+                return self._watched(function, inputs)
+            self._record(step, function, inputs)
+            if step.graph is None:
+                return list(function(*inputs))
         torch._foreach_copy_(list(step.inputs), list(inputs))
         step.graph.replay()
-        return [x.clone() for x in step.outputs]
+        outputs = [torch.empty_like(x) for x in step.outputs]
+        torch._foreach_copy_(outputs, list(step.outputs))
+        return outputs
+
+    def forget(self) -> None:
+        """Give back the graphs and their memory; nothing is recorded any more."""
+        self.enabled = False
+        self._steps.clear()
 
     def _step(self, key: Hashable) -> _Step:
         step = self._steps.pop(key, None) or _Step()
@@ -75,18 +87,37 @@ class Capture:
         current.wait_stream(self._stream)
         return outputs
 
+    def _watched(self, function: Function, inputs: Sequence[Tensor]) -> list[Tensor]:
+        """The last call before recording: a recording that fails midway would leave allocator and
+        random generator in an unfinished state, so it is not begun."""
+        with warnings.catch_warnings(record=True) as seen:
+            warnings.simplefilter("always")
+            torch.cuda.set_sync_debug_mode("warn")
+            try:
+                outputs = self._beside(function, inputs)
+            finally:
+                torch.cuda.set_sync_debug_mode("default")
+        if any("synchroniz" in str(warning.message) for warning in seen):
+            self._give_up("a step waits for the device")
+        return outputs
+
     def _record(self, step: _Step, function: Function, inputs: Sequence[Tensor]) -> None:
         held, graph = [x.detach().clone() for x in inputs], torch.cuda.CUDAGraph()
+        current = torch.cuda.current_stream()
         try:
             with torch.cuda.graph(graph, pool=self._pool, stream=self._stream,
                                   capture_error_mode="thread_local"):  # loaders may go on
                 step.outputs = [x.detach() for x in function(*held)]
+        except torch.OutOfMemoryError:
+            raise
         except RuntimeError as error:
-            self.enabled = False
-            self._steps.clear()
-            log.warning("steps cannot be recorded as a CUDA graph and run one by one: %s",
-                        str(error).splitlines()[0])
+            torch.cuda.set_stream(current)
+            self._give_up(str(error).splitlines()[0])
             return
         step.graph, step.inputs = graph, held
         self.recorded += 1
         log.info("recorded CUDA graph %d", self.recorded)
+
+    def _give_up(self, reason: str) -> None:
+        self.forget()
+        log.warning("steps cannot be recorded as CUDA graphs and run one by one: %s", reason)

@@ -6,15 +6,18 @@ import time
 
 import torch
 
-WARM_UP, JUDGED = 10, 10  # on a GPU the first steps compile, warm up and are recorded
+WARM_UP = 10  # on a GPU the first steps compile, warm up and are recorded
+JUDGED = {"cuda": 10}
 
 
 class Pace:
-    """`pace(step)` after each step of the first epoch -> seconds per step, once, else None."""
+    """`pace(step)` after each step of an epoch from `start` on -> seconds per step, once, else
+    None."""
 
-    def __init__(self, device: torch.device, steps: int):
+    def __init__(self, device: torch.device, start: int, steps: int):
         self._gpu = device.type == "cuda"
-        self._first, self._last = (WARM_UP, WARM_UP + JUDGED) if self._gpu else (0, min(5, steps))
+        self._first = start + (WARM_UP if self._gpu else 0)
+        self._last = min(self._first + JUDGED.get(device.type, 5), steps)
         self._started = time.perf_counter()
 
     def __call__(self, step: int) -> float | None:

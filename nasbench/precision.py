@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -36,16 +36,8 @@ class Precision:
         torch.backends.cuda.matmul.allow_tf32 = self.tf32
         torch.backends.cudnn.allow_tf32 = self.tf32
 
-    @contextmanager
-    def context(self, *, full: bool = False) -> Iterator[None]:
-        """Autocast as configured; `full`: plain float32 without TF32, whatever is configured."""
-        if full and self.tf32 and self.device.type == "cuda":
-            Precision(self.device, "float32", False).apply()
-            try:
-                yield
-            finally:
-                self.apply()
-            return
-        bf16 = self.name == "bfloat16" and not full
-        with torch.autocast(self.device.type, torch.bfloat16) if bf16 else nullcontext():
-            yield
+    def context(self, *, full: bool = False) -> AbstractContextManager[Any]:
+        """Autocast as configured, for a forward pass; `full`: none."""
+        if full or self.name != "bfloat16":
+            return nullcontext()
+        return torch.autocast(self.device.type, torch.bfloat16)

@@ -218,6 +218,7 @@ def _evaluate(session: Session, state: dict[str, Any] | None, parts: Parts) -> N
         state = None
         result["evaluation"].append(loop.run())
         save_model(session.folder.path / f"model-{index}", network, genotype, parts)
+        del loop, network  # before the next is built
         session.save({"phase": "evaluate-next"})
         session.folder.write_result(result)
     from nasbench import plots
@@ -281,7 +282,8 @@ def _out_of_memory(error: BaseException) -> str | None:
     if isinstance(error, torch.OutOfMemoryError | MemoryError) or (
             isinstance(error, RuntimeError) and "can't allocate memory" in str(error)):
         return ("out of memory; lower search.batch_size, search.channels, evaluation.batch_size or "
-                "evaluation.channels, or set hardware.precision=bfloat16")
+                "evaluation.channels, or set hardware.precision=bfloat16 or, on a GPU, "
+                "hardware.cuda_graphs=false")
     return None
 
 

@@ -68,13 +68,12 @@ def random_mixing(network: SearchNetwork, kind: str, seed: int) -> Mixing:
     shape = network.mixing_shape
     values = torch.randn(shape, generator=g, dtype=torch.float64)
     live = torch.rand(shape, generator=g) < 0.5
-    values = network.place(values)
     if kind == "softmax":
-        return Mixing(values.softmax(-1))
+        return Mixing(network.place(values.softmax(-1)))
     if kind == "masked":  # annealed softmax over what is left
         masked = (values / 0.1).masked_fill(~live, -torch.inf).softmax(-1)
-        return Mixing(masked.nan_to_num(0.0), live)
+        return Mixing(network.place(masked.nan_to_num(0.0)), live)
     if kind == "real":
-        return Mixing(values, live)
+        return Mixing(network.place(values), live)
     code = live & (torch.rand(shape, generator=g) < 0.3)
     return Mixing.sparse(network.place(code.double()))

@@ -1,10 +1,11 @@
-"""The fast search network against the plain one: outputs, gradients, statistics, state."""
+"""The fast search networks against the plain one: outputs, gradients, statistics, state."""
 
 from __future__ import annotations
 
+import functools
 import logging
 import pickle
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -13,23 +14,22 @@ from torch.nn.functional import cross_entropy
 
 from search_spaces import CellSpace, Mixing, SearchNetwork
 from search_spaces.darts import fast
-from search_spaces.darts.fast import FastSearchNetwork, native
+from search_spaces.darts.fast import BatchedSearchNetwork, FastSearchNetwork, native
 from search_spaces.darts.fast.cpu_cell import run_cell
-from search_spaces.darts.fast.network import FastSearchNetwork as Network
 from search_spaces.darts.fast.terms import all_terms
 from tests import equality
 from tests.equality import OTHERS, close, random_mixing, same
 from tests.harness import DARTS_OPERATIONS, images
 
-pytestmark = pytest.mark.skipif(native.compiler() is None, reason="needs a C++ compiler")
+pytestmark = pytest.mark.usefixtures("one_thread")
+compiled = pytest.mark.skipif(native.compiler() is None, reason="needs a C++ compiler")
+Pair = Callable[..., tuple[SearchNetwork, SearchNetwork]]
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+@pytest.fixture(params=[pytest.param(FastSearchNetwork, marks=compiled), BatchedSearchNetwork])
+def either(request: pytest.FixtureRequest) -> Pair:
+    """Makes the plain network and a fast one: compiled kernels or batched edges."""
+    return functools.partial(equality.pair, request.param)
 
 
 def pair(*arguments: Any, **options: Any) -> tuple[SearchNetwork, SearchNetwork]:
@@ -38,8 +38,8 @@ def pair(*arguments: Any, **options: Any) -> tuple[SearchNetwork, SearchNetwork]
 
 @pytest.mark.parametrize("kind", ["softmax", "masked", "real", "sparse"])
 @pytest.mark.parametrize("share", [True, False])
-def test_equal_in_float64(kind: str, share: bool) -> None:
-    plain, quick = pair(share=share, cells=4 if share else 3)
+def test_equal_in_float64(either: Pair, kind: str, share: bool) -> None:
+    plain, quick = either(share=share, cells=4 if share else 3)
     x, y = images(3)
     for seed in range(2):  # another live set, the same network
         same(plain, quick, random_mixing(plain, kind, seed), x.double(), y, 1e-8)
@@ -47,20 +47,22 @@ def test_equal_in_float64(kind: str, share: bool) -> None:
 
 @pytest.mark.parametrize(("operations", "channels", "size"), [
     (DARTS_OPERATIONS, 2, 8), (DARTS_OPERATIONS, 4, 12), (DARTS_OPERATIONS, 20, 8), (OTHERS, 6, 8)])
-def test_any_width_and_operation(operations: Sequence[str], channels: int, size: int) -> None:
-    plain, quick = pair(operations, channels=channels, size=size, nodes=2)
+def test_any_width_and_operation(either: Pair, operations: Sequence[str], channels: int, size: int
+                                 ) -> None:
+    plain, quick = either(operations, channels=channels, size=size, nodes=2)
     x, y = images(3, size=size)
     same(plain, quick, random_mixing(plain, "real", 1), x.double(), y, 1e-8)
 
 
-def test_equal_in_float32() -> None:
+def test_equal_in_float32(either: Pair) -> None:
     """1e-4 of the largest value. One node and random images: deeper networks amplify rounding at
     ReLU kinks, in the plain network as well."""
-    plain, quick = pair(channels=16, nodes=2, cells=2, dtype=torch.float32)
+    plain, quick = either(channels=16, nodes=2, cells=2, dtype=torch.float32)
     x, y = images(8)
     same(plain, quick, random_mixing(plain, "softmax", 0), x, y, 1e-4)
 
 
+@compiled
 def test_threads_share_the_batch() -> None:
     torch.set_num_threads(2)
     plain, quick = pair(("max_pool_3x3", "skip_connect", "sep_conv_3x3"), channels=16, nodes=1)
@@ -68,8 +70,8 @@ def test_threads_share_the_batch() -> None:
     same(plain, quick, random_mixing(plain, "softmax", 0), x.double(), y, 1e-8)
 
 
-def test_dead_network_gets_no_gradient() -> None:
-    plain, quick = pair()
+def test_dead_network_gets_no_gradient(either: Pair) -> None:
+    plain, quick = either()
     x, y = images(3)
     nothing = Mixing.sparse(torch.zeros(plain.mixing_shape).double())
     for network in (plain, quick):
@@ -79,6 +81,7 @@ def test_dead_network_gets_no_gradient() -> None:
         close(q.grad, p.grad, 1e-8)
 
 
+@compiled
 def test_ties_of_the_maximum_go_to_the_first() -> None:
     """Small integers, so that most windows hold their maximum more than once."""
     _, quick = pair(("max_pool_3x3",), nodes=1, cells=3)
@@ -92,11 +95,11 @@ def test_ties_of_the_maximum_go_to_the_first() -> None:
     close(*(torch.autograd.grad(y, x, direction)[0] for y in (found, expected)), 1e-8)
 
 
-def test_repeated_steps_are_bit_equal() -> None:
+def test_repeated_steps_are_bit_equal(either: Pair) -> None:
     x, y = images(4)
     runs = []
     for _ in range(2):
-        _, quick = pair(dtype=torch.float32)
+        _, quick = either(dtype=torch.float32)
         mixing = random_mixing(quick, "softmax", 0)
         optimizer = torch.optim.SGD(quick.parameters(), lr=0.1)
         for _ in range(2):
@@ -108,8 +111,8 @@ def test_repeated_steps_are_bit_equal() -> None:
 
 
 @pytest.mark.parametrize("momentum", [0.0, None])
-def test_batch_norm_momentum_is_read_at_every_step(momentum: float | None) -> None:
-    plain, quick = pair()
+def test_batch_norm_momentum_is_read_at_every_step(either: Pair, momentum: float | None) -> None:
+    plain, quick = either()
     x, y = images(3)
     for network in (plain, quick):
         for module in network.modules():
@@ -118,9 +121,9 @@ def test_batch_norm_momentum_is_read_at_every_step(momentum: float | None) -> No
     same(plain, quick, random_mixing(plain, "softmax", 0), x.double(), y, 1e-8)
 
 
-def test_displaced_weights() -> None:
+def test_displaced_weights(either: Pair) -> None:
     """The second-order step replaces `p.data`; nothing may hold on to the old memory."""
-    plain, quick = pair()
+    plain, quick = either()
     x, y = images(3)
     mixing = random_mixing(plain, "softmax", 0)
     same(plain, quick, mixing, x.double(), y, 1e-8)
@@ -130,8 +133,8 @@ def test_displaced_weights() -> None:
     same(plain, quick, mixing, x.double(), y, 1e-8)
 
 
-def test_second_backward_pass_over_one_graph() -> None:
-    plain, quick = pair()
+def test_second_backward_pass_over_one_graph(either: Pair) -> None:
+    plain, quick = either()
     x, y = images(3)
     found = []
     for network in (plain, quick):
@@ -143,9 +146,11 @@ def test_second_backward_pass_over_one_graph() -> None:
         close(b, a, 1e-8)
 
 
-@pytest.mark.parametrize("case", ["per sample", "autocast", "evaluation gradient"])
-def test_falls_back_to_the_plain_forward(case: str) -> None:
-    plain, quick = pair(dtype=torch.float32)
+@pytest.mark.parametrize(("kind", "case"), [
+    *((FastSearchNetwork, case) for case in ("per sample", "autocast", "evaluation gradient")),
+    *((BatchedSearchNetwork, case) for case in ("per sample", "evaluation gradient"))])
+def test_falls_back_to_the_plain_forward(kind: type[SearchNetwork], case: str) -> None:
+    plain, quick = equality.pair(kind, dtype=torch.float32)
     x, _ = images(3)
     weights = random_mixing(plain, "softmax", 0).weights
     if case == "per sample":
@@ -158,8 +163,8 @@ def test_falls_back_to_the_plain_forward(case: str) -> None:
     assert torch.equal(*outputs)
 
 
-def test_state_moves_both_ways() -> None:
-    plain, quick = pair()
+def test_state_moves_both_ways(either: Pair) -> None:
+    plain, quick = either()
     assert list(plain.state_dict()) == list(quick.state_dict())
     x, _ = images(3)
     quick.train()
@@ -167,9 +172,10 @@ def test_state_moves_both_ways() -> None:
     plain.load_state_dict(quick.state_dict())
     for a, b in zip(plain.state_dict().values(), quick.state_dict().values(), strict=True):
         assert torch.equal(a, b)
-    assert isinstance(pickle.loads(pickle.dumps(quick)), Network)
+    assert type(pickle.loads(pickle.dumps(quick))) is type(quick)
 
 
+@compiled
 def test_choice(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     assert fast.choose("plain") is SearchNetwork
     assert fast.choose("auto") is fast.choose("fast") is FastSearchNetwork
@@ -188,6 +194,7 @@ def test_choice(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixtur
     native.library.cache_clear()
 
 
+@compiled
 def test_kernels_are_built_once(monkeypatch: pytest.MonkeyPatch) -> None:
     native.library(torch.float32)
     native.library.cache_clear()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from types import SimpleNamespace
@@ -14,10 +15,13 @@ from torch.nn.functional import cross_entropy
 
 from nasbench import capture as capture_module
 from nasbench.capture import KEPT, WARM_UP, Capture
+from nasbench.clock import Clock
+from nasbench.pace import Pace
 from nasbench.precision import Precision
 from nasbench.retrain.compiled import compiled_cells
+from nasbench.search.weights import SupernetWeights
 from nasbench.sgd import SGD
-from search_spaces import Cell, FinalNetwork, Genotype
+from search_spaces import Cell, CellSpace, FinalNetwork, Genotype, Mixing, SearchNetwork
 from tests.harness import images
 
 CPU = torch.device("cpu")
@@ -38,6 +42,8 @@ class Recorded:
 def recording(monkeypatch: pytest.MonkeyPatch) -> Capture:
     """A capture that believes in a GPU."""
     stream = SimpleNamespace(wait_stream=lambda other: None)
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", lambda mode: None)
+    monkeypatch.setattr(torch.cuda, "set_stream", lambda stream: None)
     monkeypatch.setattr(torch.cuda, "Stream", lambda device: stream)
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda: stream)
@@ -106,6 +112,86 @@ def test_a_step_that_cannot_be_recorded_runs_on(recording: Capture, caplog: Any,
         assert float(recording("a", lambda x: [x + 1], [torch.tensor(float(i))])[0]) == i + 1
     assert len(caplog.records) == 1 and "\n" not in caplog.records[0].getMessage()
     assert not recording.enabled
+
+
+def test_a_step_that_waits_is_never_recorded(recording: Capture, caplog: Any,
+                                             monkeypatch: pytest.MonkeyPatch) -> None:
+    modes: list[str] = []
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", modes.append)
+
+    def waiting(x: Tensor) -> list[Tensor]:
+        if modes and modes[-1] == "warn":
+            warnings.warn("called a synchronizing CUDA operation", stacklevel=1)
+        return [x + 1]
+
+    for i in range(WARM_UP + 3):
+        assert float(recording("a", waiting, [torch.tensor(float(i))])[0]) == i + 1
+    assert recording.recorded == 0 and not recording.enabled and modes == ["warn", "default"]
+    assert len(caplog.records) == 1 and "waits for the device" in caplog.text
+
+
+def trainer(network: SearchNetwork) -> SupernetWeights:
+    return SupernetWeights(network, learning_rate=0.1, momentum=0.9, weight_decay=0.0,
+                           grad_clip=5.0, precision=Precision(CPU, "float32", True), clock=Clock())
+
+
+def test_sampled_mixings_are_not_recorded(recording: Capture) -> None:
+    network = SearchNetwork(CellSpace(("skip_connect", "sep_conv_3x3"), 1), 4, 1, 4, image_size=8)
+    weights = trainer(network)
+    weights.capture = recording
+    mixing = Mixing(torch.ones(network.mixing_shape))
+    for _ in range(WARM_UP + 1):
+        weights.step(images(4), [mixing])
+    assert not recording._steps
+    weights.step(images(4), mixing)
+    assert len(recording._steps) == 1
+
+
+def test_full_precision_reaches_the_backward_pass() -> None:
+    """TensorFloat-32 would be switched on again when the forward pass is over."""
+    seen: list[bool] = []
+
+    class Watch(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> Tensor:
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx: Any, gradient: Tensor) -> Tensor:
+            seen.append(torch.backends.cuda.matmul.allow_tf32)
+            return gradient
+
+    class Watched(SearchNetwork):
+        def forward(self, x: Tensor, mixing: Any) -> Tensor:
+            return Watch.apply(super().forward(x, mixing))
+
+    network = Watched(CellSpace(("skip_connect",), 1), 4, 1, 4, image_size=8)
+    weights, mixing = trainer(network), Mixing(torch.ones(network.mixing_shape))
+    products = torch.backends.cuda.matmul
+    before, products.allow_tf32 = products.allow_tf32, True
+    try:
+        weights.gradients(images(4), mixing)
+        weights.gradients(images(4), mixing, full_precision=True)
+        assert seen == [True, False] and products.allow_tf32
+    finally:
+        products.allow_tf32 = before
+
+
+@pytest.mark.parametrize(("device", "start", "steps", "judged"), [
+    ("cpu", 0, 40, 5), ("cpu", 0, 3, 3), ("cpu", 4, 40, 9), ("cuda", 0, 40, 20)])
+def test_the_pace_is_judged_once(monkeypatch: pytest.MonkeyPatch, device: str, start: int,
+                                 steps: int, judged: int) -> None:
+    """A second per step, the first five (compiling, recording) a minute."""
+    clock = {"now": 0.0}
+    monkeypatch.setattr("nasbench.pace.time.perf_counter", lambda: clock["now"])
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    pace, found = Pace(torch.device(device), start, steps), {}
+    for step in range(start + 1, steps + 1):
+        clock["now"] += 60.0 if device == "cuda" and step <= 5 else 1.0
+        per_step = pace(step)
+        if per_step is not None:
+            found[step] = per_step
+    assert found == {judged: 1.0}
 
 
 def test_without_a_gpu_nothing_is_recorded() -> None:

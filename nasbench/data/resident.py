@@ -31,7 +31,7 @@ class ResidentSplit(Split):
 
     def _plain(self, chunks: Iterable[Tensor]) -> Iterator[Batch]:
         for chunk in chunks:
-            indices = _upload(chunk, self.device)
+            indices = upload(chunk, self.device)
             yield self._normalise(self._pixels[indices]), self._labels[indices]
 
     def _stream(
@@ -43,7 +43,7 @@ class ResidentSplit(Split):
         epoch, order = -1, torch.empty(0, dtype=torch.int64)
         for at in positions:
             if at.epoch != epoch:  # one transfer per epoch, not one per batch
-                epoch, order = at.epoch, _upload(at.order, self.device)
+                epoch, order = at.epoch, upload(at.order, self.device)
             indices = order[at.first : at.last]
             if augmentation is None:
                 x = self._normalise(self._pixels[indices])
@@ -56,7 +56,7 @@ class ResidentSplit(Split):
                     x = _crop_and_flip(x, augmentation, draws)
                     with seeded_default(derive_seed(draws, "policy")):
                         x = torch.stack([policy(image) for image in x])
-                    x = _upload(x, self.device)
+                    x = upload(x, self.device)
                 x = self._normalise(x)
                 if augmentation.cutout:
                     generator = _generator(self.device, draws, "cutout")
@@ -76,7 +76,7 @@ def _generator(device: torch.device, *parts: int | str) -> torch.Generator:
     return torch.Generator(device).manual_seed(derive_seed(*parts))
 
 
-def _upload(x: Tensor, device: torch.device) -> Tensor:
+def upload(x: Tensor, device: torch.device) -> Tensor:
     """To ``device`` without waiting for it, which takes page-locked memory."""
     return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x.to(device)
 

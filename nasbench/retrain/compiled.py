@@ -8,8 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-# Cells differ by type, width, resolution and what precedes them, and a last, smaller batch counts
-# again; beyond the limit torch would silently stop compiling.
+# Cells differ by type, width, resolution and what precedes them; beyond the limit torch would
+# silently stop compiling.
 RECOMPILE_LIMIT = 64
 
 
@@ -21,9 +21,11 @@ def compiled_cells(network: nn.Module, backend: str = "inductor") -> Iterator[No
     try:
         torch._dynamo.config.recompile_limit = max(limit, RECOMPILE_LIMIT)
         for cell in cells:
-            cell.forward = torch.compile(cell.forward, backend=backend)  # type: ignore[method-assign]
+            cell.forward = torch.compile(  # type: ignore[method-assign]
+                cell.forward, backend=backend, dynamic=False)
         yield
     finally:
         torch._dynamo.config.recompile_limit = limit
         for cell in cells:
             cell.__dict__.pop("forward", None)
+        torch.compiler.reset()  # the next genotype has cells of its own, and the limit is for all

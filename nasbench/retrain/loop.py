@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, one_hot
 
-from nasbench.data import Augmentation, EvaluationData, derive_seed
+from nasbench.data import Augmentation, EvaluationData, derive_seed, upload
 from nasbench.machine import memory_in_use, peak_memory
 from nasbench.measure import count_mult_adds, count_params
 from nasbench.pace import Pace
@@ -27,7 +27,7 @@ def mixed_up(x: Tensor, y: Tensor, classes: int, alpha: float, rng: torch.Genera
     """Mixup (Zhang et al. 2018): one Beta(alpha, alpha) weight per batch, labels mixed alike."""
     gammas = torch._standard_gamma(torch.full((2,), alpha), generator=rng)
     weight = float(gammas[0] / gammas.sum())
-    order = torch.randperm(len(x), generator=rng).to(x.device)
+    order = upload(torch.randperm(len(x), generator=rng), x.device)
     targets = one_hot(y, classes).to(x.dtype)
     return (weight * x + (1 - weight) * x[order],
             weight * targets + (1 - weight) * targets[order])
@@ -60,6 +60,7 @@ class RetrainLoop:
             while self.epoch < settings.epochs:
                 self._train_epoch()
                 self._end_epoch()
+        self.train_step.capture.forget()
         info = self.data.info
         tested = {"test_error_percent": self.last, "best_epoch_test_error_percent": self.best}
         if settings.holdout:  # these images were search_valid, not test
@@ -84,7 +85,7 @@ class RetrainLoop:
         stream = self.data.train.batches(settings.batch_size, seed=derive_seed(self.seed, "train"),
                                          augmentation=self.augmentation,
                                          start=self.epoch * self.steps + self.step)
-        pace = Pace(self.session.device, self.steps)
+        pace = Pace(self.session.device, self.step, self.steps)
         for _ in range(self.step, self.steps):
             with clock("data"):
                 x, y = next(stream)
@@ -97,7 +98,10 @@ class RetrainLoop:
         target = y
         if self.settings.mixup:
             x, target = mixed_up(x, y, self.data.info.classes, self.settings.mixup, self.rng)
-        return self.train_step(x, y, target)
+        # The last, smaller batch of an epoch is not worth compiling every cell a second time.
+        whole = len(y) == self.settings.batch_size
+        with nullcontext() if whole else torch.compiler.set_stance("force_eager"):
+            return self.train_step(x, y, target)
 
     def _look(self, pace: Pace) -> None:
         if self.session.device.type == "cpu" or self.step % CHECK_EVERY == 0:

@@ -31,7 +31,8 @@ class RetrainStep:
 
     def _step(self, x: Tensor, y: Tensor, target: Tensor) -> list[Tensor]:
         settings = self.settings
-        self.network.train()
+        if not self.network.training:
+            self.network.train()
         self.optimizer.zero_grad(set_to_none=True)
         with self.precision.context():
             logits, auxiliary = self.network(x)

@@ -77,6 +77,8 @@ class SearchLoop:
         while reason is None and self.epoch < settings.epochs:
             self._train_epoch()
             reason = self._end_epoch()
+        self.weights.capture.forget()
+        self.weights.optimizer.zero_grad(set_to_none=True)
         return self._result(reason or f"budget of {settings.epochs} epochs used")
 
     def _train_epoch(self) -> None:
@@ -88,7 +90,7 @@ class SearchLoop:
         valid = None
         if self.strategy.needs_valid:
             valid = self._stream(self.data.search_valid, position)
-        pace = Pace(self.session.device, self.steps)
+        pace = Pace(self.session.device, self.step, self.steps)
         for _ in range(self.step, self.steps):
             with clock("data"):
                 batch = next(train)

@@ -73,7 +73,7 @@ class Scorer:
         training = self.network.training
         try:
             if policy == "running":
-                self.network.eval()
+                self._mode(False)
                 yield
                 return
             if not self._scratch:
@@ -81,9 +81,13 @@ class Scorer:
             with _pointing_at(self._statistics_of, self._scratch):
                 if policy == "recalibrated":
                     self._recalibrate(mixing)
-                self.network.train(policy == "batch")
+                self._mode(policy == "batch")
                 yield
         finally:
+            self._mode(training)
+
+    def _mode(self, training: bool) -> None:
+        if self.network.training != training:  # thousands of modules: it takes milliseconds
             self.network.train(training)
 
     def _recalibrate(self, mixing: Mixing) -> None:
@@ -92,7 +96,7 @@ class Scorer:
             for norm in self._norms:
                 norm.reset_running_stats()
                 norm.momentum = None  # a plain average over the calibration batches
-            self.network.train()
+            self._mode(True)
             with torch.no_grad():
                 for x, _ in self.calibration():
                     with self.precision.context():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from nasbench.clock import Clock
 from nasbench.precision import Precision
 from nasbench.sgd import SGD
 from search_spaces import Mixing, SearchNetwork
+from search_spaces.full_precision import full_float32
 
 
 class SupernetWeights:
@@ -47,17 +48,18 @@ class SupernetWeights:
 
     def step(self, batch: Batch, mixing: Mixing | Sequence[Mixing], *,
              mixing_gradient: bool = False) -> dict[str, Tensor]:
+        single = isinstance(mixing, Mixing)
         mixings = [mixing] if isinstance(mixing, Mixing) else list(mixing)
-        assert not mixing_gradient or len(mixings) == 1
+        assert not (mixing_gradient and len(mixings) > 1) and not self._displaced
         live = [m.live for m in mixings]
 
         def run(x: Tensor, y: Tensor, *weights: Tensor) -> list[Tensor]:
             return self._step((x, y), list(map(Mixing, weights, live)), mixing_gradient)
 
-        with self.clock("weights"):
-            loss, accuracy, *gradient = self.capture(
-                ("step", mixing_gradient, *map(_key, live)), run,
-                [*batch, *(m.weights.detach() for m in mixings)])
+        inputs = [*batch, *(m.weights.detach() for m in mixings)]
+        with self.clock("weights"):  # sampled individuals hardly return: not worth recording
+            loss, accuracy, *gradient = run(*inputs) if not single else \
+                self.capture(("step", mixing_gradient, _key(live[0])), run, inputs)
         out = {"train_loss": loss, "train_accuracy": accuracy}
         return out | {"mixing_gradient": gradient[0]} if mixing_gradient else out
 
@@ -92,7 +94,8 @@ class SupernetWeights:
                    ) -> list[Tensor]:
         """Loss, gradient of the mixing and on request of every parameter."""
         leaf = mixing.weights.detach().requires_grad_()
-        with _frozen([] if weights else self.parameters):
+        with (full_float32() if full_precision else nullcontext(),
+              _frozen([] if weights else self.parameters)):
             loss, _ = self._forward(batch, Mixing(leaf, mixing.live), full_precision)
             found = torch.autograd.grad(loss, [leaf, *(self.parameters if weights else [])],
                                         allow_unused=True, materialize_grads=True)
@@ -100,7 +103,8 @@ class SupernetWeights:
 
     def _forward(self, batch: Batch, mixing: Mixing, full_precision: bool = False
                  ) -> tuple[Tensor, Tensor]:
-        self.network.train()
+        if not self.network.training:  # it takes milliseconds: thousands of modules
+            self.network.train()
         with self.precision.context(full=full_precision):
             logits = self.network(batch[0], mixing)
         return cross_entropy(logits.to(mixing.weights.dtype), batch[1]), logits

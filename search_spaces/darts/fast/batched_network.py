@@ -17,20 +17,24 @@ from search_spaces.darts.fast.terms import Term, all_terms
 from search_spaces.darts.search_network import SearchNetwork
 from search_spaces.mixing import Mixing
 
-PLANS = 32  # live sets remembered
+PLANS = 64  # live sets remembered
 
 
 class BatchedSearchNetwork(SearchNetwork):
     """`SearchNetwork` with the same constructor, parameters, buffers and results, in far fewer and
     larger operations; any device and number type, autocast included.
 
-    Only what is live is computed, and a new live set needs no compilation. Per-sample mixing takes
-    the plain forward.
+    Only what is live is computed, and a new live set needs no compilation. Per-sample mixing and
+    gradients in evaluation mode take the plain forward.
     """
 
     @functools.cached_property
     def _terms(self) -> list[dict[tuple[int, int], Term]]:
         return [all_terms(self.cell(i)) for i in range(self.cells)]
+
+    @functools.cached_property
+    def _recorded(self) -> list[Tensor]:
+        return []
 
     @functools.cached_property
     def _plans(self) -> OrderedDict[bytes, tuple[list[CellPlan], Tensor]]:
@@ -39,7 +43,8 @@ class BatchedSearchNetwork(SearchNetwork):
     def forward(self, x: Tensor, mixing: Mixing | Tensor) -> Tensor:
         if isinstance(mixing, Tensor):
             mixing = Mixing(mixing)
-        if tuple(mixing.weights.shape) != self.mixing_shape:
+        differentiated = not self.training and torch.is_grad_enabled()  # layer by layer, perhaps
+        if tuple(mixing.weights.shape) != self.mixing_shape or differentiated:
             return super().forward(x, mixing)
         plans, slots = self._plan(mixing)
         parts = iter(slots.split([sum(map(len, plan.slots)) for plan in plans]))
@@ -68,16 +73,20 @@ class BatchedSearchNetwork(SearchNetwork):
                                space.edges, len(space.operations))
                      for terms, row in zip(self._terms, self.rows, strict=True)]
             zero = len(space.edges) * len(space.operations)
-            slots = torch.tensor([zero if slot is None else slot for plan in plans
-                                  for part in plan.slots for slot in part], dtype=torch.int64)
-            known = plans, _upload(slots, mixing.weights.device)
+            with torch.inference_mode(False):  # scored first, trained later
+                slots = torch.tensor([zero if slot is None else slot for plan in plans
+                                      for part in plan.slots for slot in part], dtype=torch.int64)
+                known = plans, _upload(slots, mixing.weights.device)
         self._plans[key] = known
+        if known[1].is_cuda and torch.cuda.is_current_stream_capturing():
+            self._recorded.append(known[1])  # a graph keeps its address
         while len(self._plans) > PLANS:
             self._plans.popitem(last=False)
         return known
 
     def __getstate__(self) -> dict[str, Any]:
-        return {k: v for k, v in self.__dict__.items() if k not in ("_terms", "_plans")}
+        return {k: v for k, v in self.__dict__.items() 
+                if k not in ("_terms", "_plans", "_recorded")}
 
 
 def _upload(x: Tensor, device: torch.device) -> Tensor:

@@ -49,7 +49,9 @@ def table(kinds: Kinds, device: torch.device) -> Tensor:
     for kernel, dilation in zip(*kinds, strict=True):
         rows.append((kernel, dilation, first))
         first += kernel * kernel
-    return torch.tensor(rows, dtype=torch.int32, device=device)
+    with torch.inference_mode(False):  # scored first, trained later
+        held = torch.tensor(rows, dtype=torch.int32)
+        return held.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else held
 
 
 def channel_block(channels: int) -> int:
