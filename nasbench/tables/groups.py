@@ -85,7 +85,7 @@ def measured_groups(frame: pd.DataFrame) -> list[Group]:
     done = frame[frame["test_error_percent"].notna()]
     groups = [*_searches(done[done["searched"]]), *_repeats(done)]
     _name_variants([g for g in groups if g.basis == SEARCHES],
-                   lambda g: (g.dataset, g.algorithm, g.search_protocol),
+                   lambda g: (g.dataset, g.algorithm, g.cell, g.search_protocol),
                    lambda g: g.search_settings, "variant")
     _name_variants(groups, lambda g: (g.dataset, g.protocol, g.epochs, g.channels, g.cells),
                    lambda g: g.evaluation_settings, "protocol_variant")
