@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from algorithms.strategy import Batch
 from search_spaces import Mixing, SearchNetwork
+from search_spaces.full_precision import full_float32
 
 
 @dataclass(frozen=True)
@@ -69,14 +70,10 @@ def exact_curvature(network: SearchNetwork, operation: Tensor, edge: Tensor, liv
 def linear_network(network: nn.Module) -> Iterator[None]:
     """Evaluation mode (batch norm is then a fixed linear map), full float32; put back after."""
     training = network.training
-    cuda, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    tf32 = cuda.allow_tf32, cudnn.allow_tf32
     device = next(network.parameters()).device.type
     try:
         network.eval()
-        cuda.allow_tf32 = cudnn.allow_tf32 = False
-        with torch.enable_grad(), torch.autocast(device, enabled=False):
+        with full_float32(), torch.enable_grad(), torch.autocast(device, enabled=False):
             yield
     finally:
-        cuda.allow_tf32, cudnn.allow_tf32 = tf32
         network.train(training)

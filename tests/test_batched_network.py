@@ -11,6 +11,8 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
+from algorithms.curvature import exact_curvature
+from algorithms.curvature_recursion import recursive_curvature
 from search_spaces import CellSpace, SearchNetwork
 from search_spaces.darts import fast
 from search_spaces.darts.fast import BatchedSearchNetwork, agreement
@@ -64,6 +66,18 @@ def test_a_live_set_may_be_scored_before_it_is_trained() -> None:
     with torch.inference_mode():
         quick.eval()(x.double(), mixing)
     same(plain, quick, mixing, x.double(), y, 1e-8)
+
+
+@pytest.mark.parametrize("curvature", [exact_curvature, recursive_curvature])
+def test_curvature_is_that_of_the_plain_network(curvature: Any) -> None:
+    """It differentiates in evaluation mode, layer by layer."""
+    found = []
+    for network in pair(nodes=1, share=False):
+        live = torch.ones(network.mixing_shape, dtype=torch.bool)
+        ones = torch.ones(network.mixing_shape, dtype=torch.float64)
+        x, y = images(3)
+        found.append(curvature(network, ones, ones[..., 0], live, [(x.double(), y)]).operation)
+    assert torch.equal(*found)
 
 
 def test_plans_are_kept_and_bounded() -> None:
