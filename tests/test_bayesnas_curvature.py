@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from harness import DARTS_OPERATIONS, make_problem
@@ -14,6 +16,14 @@ from algorithms.curvature_recursion import SquaredJacobians, recursive_curvature
 from algorithms.strategy import Batch
 from search_spaces import Mixing, SearchNetwork
 from search_spaces.darts.fast.network import FastSearchNetwork
+
+Form = Callable[..., Curvature]
+FORMS = pytest.mark.parametrize("form", [exact_curvature, recursive_curvature])
+
+
+def assert_curvature(found: Curvature, expected: Curvature) -> None:
+    torch.testing.assert_close(found.operation, expected.operation, rtol=1e-9, atol=1e-14)
+    torch.testing.assert_close(found.edge, expected.edge, rtol=1e-9, atol=1e-14)
 
 
 @pytest.fixture(scope="module")
@@ -68,15 +78,69 @@ def test_exact_is_finite_at_zero_and_leaves_the_network_alone(case: tuple) -> No
     assert all(p.grad is None for p in network.parameters())
 
 
-@pytest.mark.parametrize("form", [exact_curvature, recursive_curvature])
-def test_independent_of_the_order_of_the_batch(case: tuple, form: object) -> None:
+@FORMS
+def test_finite_and_continuous_at_zero(case: tuple, form: Form) -> None:
+    """One operation and one whole edge off in every cell: H is that of vanishing switches."""
+    network, op, edge, live, batches = case
+    found = []
+    for s in (0.0, 1e-7):
+        op_s, edge_s = op.clone(), edge.clone()
+        op_s[:, 0, 3], edge_s[:, 4] = s, s
+        found.append(form(network, op_s, edge_s, live, batches))
+    at, near = found
+    assert bool(at.operation.isfinite().all() and at.edge.isfinite().all())
+    assert (at.operation[:, 0, 3] > 0).all() and (at.edge[:, 4] > 0).all()
+    assert (at.operation[:, 4] == 0).all()  # behind an edge that is off nothing is felt
+    torch.testing.assert_close(at.operation, near.operation, rtol=1e-5, atol=1e-12)
+    torch.testing.assert_close(at.edge, near.edge, rtol=1e-5, atol=1e-12)
+
+
+@FORMS
+def test_independent_of_the_order_of_the_samples(case: tuple, form: Form) -> None:
     network, op, edge, live, batches = case
     x, y = (torch.cat(parts) for parts in zip(*batches, strict=True))
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(1))
-    once: Curvature = form(network, op, edge, live, batches)
-    again: Curvature = form(network, op, edge, live, [(x[order], y[order])])
-    torch.testing.assert_close(once.operation, again.operation, rtol=1e-9, atol=1e-14)
-    torch.testing.assert_close(once.edge, again.edge, rtol=1e-9, atol=1e-14)
+    assert (order[:8] >= 8).any() and order.tolist() != sorted(order.tolist())
+    assert_curvature(form(network, op, edge, live, [(x[order], y[order])]),
+                     form(network, op, edge, live, batches))
+
+
+@FORMS
+def test_curvature_of_a_mean_loss(case: tuple, form: Form) -> None:
+    """As the curvature of a sum, H times samples is additive over unequal batches and doubles with
+    two copies of the data; so H itself stays."""
+    network, op, edge, live, batches = case
+    x, y = batches[0]
+    whole, *parts = (form(network, op, edge, live, [(x[i], y[i])])
+                     for i in (slice(8), slice(3), slice(3, 8)))
+    assert_curvature(whole, Curvature((3 * parts[0].operation + 5 * parts[1].operation) / 8,
+                                      (3 * parts[0].edge + 5 * parts[1].edge) / 8, 0))
+    assert_curvature(whole, form(network, op, edge, live, [(x[:3], y[:3]), (x[3:], y[3:])] * 2))
+
+
+class Direct(nn.Module):
+    """Logit c is switch c times input c: one path to every logit, where the recursion is exact."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unused = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: Tensor, mixing: Mixing) -> Tensor:
+        return x * mixing.weights[..., 0, 0, :]
+
+
+@FORMS
+@pytest.mark.parametrize("copies", [1, 4])
+def test_scales_linearly_with_the_loss(form: Form, copies: int) -> None:
+    """Samples times H is the second derivative of the summed loss, which grows with the copies."""
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(6, 3, generator=g).double().repeat(copies, 1)
+    y, s = torch.arange(3).repeat(2 * copies), torch.tensor([1.0, -0.5, 0.0]).double()
+    h = form(Direct(), s.view(1, 1, 3), torch.ones(1, 1).double(),
+             torch.ones(1, 1, 3, dtype=torch.bool), [(x, y)]).operation.view(3)
+    second = torch.autograd.functional.hessian(
+        lambda v: copies * cross_entropy(x[:6] * v, y[:6], reduction="sum"), s).diagonal()
+    torch.testing.assert_close(len(x) * h, second, rtol=1e-10, atol=0)
 
 
 def test_recursion_ranks_like_the_exact_form(case: tuple) -> None:
@@ -87,13 +151,12 @@ def test_recursion_ranks_like_the_exact_form(case: tuple) -> None:
     assert spearmanr(exact.operation[live], fast.operation[live]).statistic > 0.8
 
 
-@pytest.mark.parametrize("form", [exact_curvature, recursive_curvature])
-def test_the_fast_network_gives_the_same(case: tuple, form: object) -> None:
+@FORMS
+def test_the_fast_network_gives_the_same(case: tuple, form: Form) -> None:
     network, op, edge, live, batches = case
     fast = FastSearchNetwork(network.space, 4, 3, 4, image_size=8, share_cells=False).double()
     fast.load_state_dict(network.state_dict())
-    one, two = (form(n, op, edge, live, batches) for n in (network, fast))
-    torch.testing.assert_close(one.operation, two.operation, rtol=1e-9, atol=1e-14)
+    assert_curvature(form(fast, op, edge, live, batches), form(network, op, edge, live, batches))
 
 
 def passed_back(layer: nn.Module, x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:

@@ -14,6 +14,7 @@ from algorithms.bayes_priors import alpha, harmonic
 from algorithms.curvature_recursion import recursive_weight_curvature
 from algorithms.weight_priors import Junction, WeightPriors, families
 from nasbench.compress import CompressSettings, run
+from nasbench.compress.loop import train
 from nasbench.compress.networks import Prunable, build
 from nasbench.compress.shrink import clean, shrink
 from nasbench.data import DataInfo
@@ -203,6 +204,28 @@ def test_three_methods_on_one_budget(outcome: tuple) -> None:
     assert all(r["phase"] == "compress" for r in records)
 
 
+class Rates:
+    """Notes the learning rate of every step and when a round ends."""
+
+    def __init__(self) -> None:
+        self.rounds: list[list[float]] = [[]]
+
+    def after_step(self, rate: float) -> None:
+        self.rounds[-1].append(rate)
+
+    def after_round(self, number: int) -> None:
+        self.rounds.append([])
+
+
+def test_every_round_anneals_and_the_last_has_a_full_one_after_the_pruning() -> None:
+    rates = Rates()
+    train(build("mlp", [4, 4], 3, 8, 1), rates, SETTINGS, DATA, None, 0, lambda metrics: None, {})
+    assert len(rates.rounds) == SETTINGS.rounds
+    for one in rates.rounds:
+        assert len(one) == 3 * 10 and one == sorted(one, reverse=True)
+        assert one[0] == 0.1 and one[15] == pytest.approx(0.05) and one[-1] < 0.001
+
+
 def test_pruned_inputs_are_those_without_information(outcome: tuple) -> None:
     """Only the first three of eight image rows tell the class: at most 24 of 64 inputs matter."""
     assert outcome[0]["runs"][1]["structure"][0] <= 30
@@ -215,8 +238,8 @@ def test_same_seed_same_result(outcome: tuple) -> None:
 def test_larger_lambda_is_sparser() -> None:
     short = replace(SETTINGS, epochs_per_round=2)
     counts = [run(replace(short, lam=lam), DATA, 0, CPU)["runs"][1]["nonzero_weights"]
-              for lam in (1e-4, 1e-3, 1e-2)]
-    assert counts == sorted(counts, reverse=True) and counts[0] > counts[2]
+              for lam in (2e-3, 4e-3, 1e-2)]
+    assert counts[0] > counts[1] > counts[2], counts
 
 
 def test_resnet_and_repeats() -> None:

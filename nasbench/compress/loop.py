@@ -131,19 +131,24 @@ def sparsity(weights: dict[str, Tensor]) -> float:
 def train(network: Prunable, pruner: Pruner, settings: CompressSettings, data: EvaluationData,
           augmentation: Augmentation | None, seed: int, record: Record, label: dict[str, Any]
           ) -> None:
-    """All rounds; momentum SGD, cosine rate. ValueError when the loss is no longer finite."""
+    """All rounds; momentum SGD, cosine rate. ValueError when the loss is no longer finite.
+
+    Every round anneals to zero: with one cosine over all of them (the authors' later code) the last
+    round would have no rate left to undo the penalty's shrinkage and the pruning before it.
+    """
     optimizer = torch.optim.SGD(network.parameters(), lr=settings.learning_rate,
                                 momentum=settings.momentum, weight_decay=settings.weight_decay)
     steps = data.train.steps_per_epoch(settings.batch_size)
     stream = data.train.batches(settings.batch_size, seed=derive_seed(seed, "compress"),
                                 augmentation=augmentation)
-    total, done = settings.rounds * settings.epochs_per_round * steps, 0
+    length, done = settings.epochs_per_round * steps, 0
     for number in range(settings.rounds):
         for _ in range(settings.epochs_per_round):
             network.train()
             losses = []
             for _ in range(steps):
-                rate = settings.learning_rate * (1 + math.cos(math.pi * done / total)) / 2
+                progress = done % length / length
+                rate = settings.learning_rate * (1 + math.cos(math.pi * progress)) / 2
                 optimizer.param_groups[0]["lr"] = rate
                 x, y = next(stream)
                 optimizer.zero_grad(set_to_none=True)

@@ -17,7 +17,7 @@ class CompressSettings:
     (four stages) of the given widths; patterns: see `algorithms.weight_priors`; lam: larger is
     sparser; rounds: of `epochs_per_round` epochs, with an update after each but the last;
     thresholds: below them a weight is pruned; curvature_batches: of batch_size; augment: crop and
-    flip as the data set says. Learning rate: cosine to zero over all rounds."""
+    flip as the data set says. Learning rate: cosine to zero in every round."""
 
     name: str
     network: str
