@@ -16,6 +16,7 @@ log = logging.getLogger("nasbench")
 Function = Callable[..., Sequence[Tensor]]
 
 WARM_UP = 3  # ordinary calls before a recording: they are steps like all others
+WAITS = "called a synchronizing CUDA operation"  # torch's words
 KEPT = 16  # kinds of step remembered; the least recently used goes first
 
 
@@ -92,12 +93,13 @@ class Capture:
         random generator in an unfinished state, so it is not begun."""
         with warnings.catch_warnings(record=True) as seen:
             warnings.simplefilter("always")
+            before = torch.cuda.get_sync_debug_mode()
             torch.cuda.set_sync_debug_mode("warn")
             try:
                 outputs = self._beside(function, inputs)
             finally:
-                torch.cuda.set_sync_debug_mode("default")
-        if any("synchroniz" in str(warning.message) for warning in seen):
+                torch.cuda.set_sync_debug_mode(before)
+        if any(WAITS in str(warning.message) for warning in seen):
             self._give_up("a step waits for the device")
         return outputs
 
