@@ -69,7 +69,7 @@ def count(kind: type[SearchNetwork], live: str) -> dict[str, int]:
     network = kind(space, 4, 8, 10, image_size=16)
     weights = torch.rand(network.mixing_shape).requires_grad_()
     mixing, x = Mixing(weights, live_mask(space, live)), torch.randn(2, 3, 16, 16)
-    with mock.patch("search_spaces.darts.fast.batched_cell.depthwise_relu", like_on_gpu):
+    with mock.patch("search_spaces.darts.fast.gpu.cell.depthwise_relu", like_on_gpu):
         network(x, mixing)  # the plan is made once
         with Count() as forward:
             loss = network(x, mixing).sum()

@@ -16,8 +16,8 @@ from algorithms.curvature_recursion import recursive_curvature
 from search_spaces import CellSpace, SearchNetwork
 from search_spaces.darts import fast
 from search_spaces.darts.fast import BatchedSearchNetwork, agreement
-from search_spaces.darts.fast.batched_network import PLANS
-from search_spaces.darts.fast.plan import plan_cell
+from search_spaces.darts.fast.gpu.network import PLANS
+from search_spaces.darts.fast.gpu.plan import plan_cell
 from search_spaces.darts.fast.terms import all_terms
 from tests import equality
 from tests.equality import random_mixing, same
@@ -33,7 +33,7 @@ def pair(*arguments: Any, **options: Any) -> tuple[SearchNetwork, SearchNetwork]
 
 def test_sums_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Weight gradients of large maps are summed block by block."""
-    monkeypatch.setattr("search_spaces.darts.fast.pointwise.ROWS", 16)
+    monkeypatch.setattr("search_spaces.darts.fast.gpu.pointwise.ROWS", 16)
     plain, quick = pair(nodes=2)
     x, y = images(3)
     same(plain, quick, random_mixing(plain, "softmax", 0), x.double(), y, 1e-8)

@@ -15,7 +15,7 @@ from algorithms.curvature import Curvature, coefficients, exact_curvature
 from algorithms.curvature_recursion import SquaredJacobians, recursive_curvature
 from algorithms.strategy import Batch
 from search_spaces import Mixing, SearchNetwork
-from search_spaces.darts.fast.network import FastSearchNetwork
+from search_spaces.darts.fast.cpu.network import FastSearchNetwork
 
 Form = Callable[..., Curvature]
 FORMS = pytest.mark.parametrize("form", [exact_curvature, recursive_curvature])

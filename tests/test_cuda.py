@@ -22,8 +22,8 @@ from nasbench.settings import EvaluationSettings
 from search_spaces import CellSpace, FinalNetwork, Mixing, SearchNetwork, load_genotype
 from search_spaces.darts import fast
 from search_spaces.darts.fast import BatchedSearchNetwork, agreement
-from search_spaces.darts.fast.batched_network import PLANS
-from search_spaces.darts.fast.depthwise import library_depthwise_relu, triton_depthwise_relu
+from search_spaces.darts.fast.gpu.depthwise import library_depthwise_relu, triton_depthwise_relu
+from search_spaces.darts.fast.gpu.network import PLANS
 from search_spaces.full_precision import full_float32
 from tests.equality import random_mixing
 from tests.harness import DARTS_OPERATIONS
@@ -96,7 +96,8 @@ def test_the_fast_network_is_chosen_here() -> None:
 def test_depthwise_kernels(rows: int, stride: int, shared: bool, monkeypatch: pytest.MonkeyPatch
                            ) -> None:
     """In the forms for small and for large maps."""
-    monkeypatch.setattr("search_spaces.darts.fast.triton_depthwise.rows_for", lambda values: rows)
+    kernels = "search_spaces.darts.fast.gpu.triton_depthwise"
+    monkeypatch.setattr(f"{kernels}.rows_for", lambda values: rows)
     g = torch.Generator().manual_seed(0)
     shape = (3, 9, 10, 12) if shared else (3, 9, 10, 3, 12)
     results = []

@@ -17,7 +17,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from search_spaces.darts.fast import depthwise
+from search_spaces.darts.fast.gpu import depthwise
 from search_spaces.operations import DilatedConv, SeparableConv
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -93,7 +93,7 @@ def test_sums_are_float32_under_autocast():
 
 def test_cpu_needs_no_triton(monkeypatch):
     monkeypatch.setitem(sys.modules, "triton", None)
-    monkeypatch.delitem(sys.modules, "search_spaces.darts.fast.triton_depthwise", raising=False)
+    monkeypatch.delitem(sys.modules, "search_spaces.darts.fast.gpu.triton_depthwise", raising=False)
     spec = importlib.util.spec_from_file_location("fresh", depthwise.__file__)
     fresh = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(fresh)
@@ -117,7 +117,7 @@ if INTERPRETED:
     import numpy as np
     from triton.runtime import interpreter
 
-    from search_spaces.darts.fast import triton_depthwise as kernels
+    from search_spaces.darts.fast.gpu import triton_depthwise as kernels
 
     class Fenced:
         """The interpreter's memory, which may be touched inside the tensors of the launch only."""
@@ -244,7 +244,7 @@ def test_kernels_compile_without_a_gpu(name, loads, architecture, dtype, stride)
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from search_spaces.darts.fast import triton_depthwise as kernels
+    from search_spaces.darts.fast.gpu import triton_depthwise as kernels
 
     kernel = getattr(kernels, f"{name}_kernel")
     block = kernels.channel_block(32)

@@ -14,8 +14,9 @@ from torch.nn.functional import cross_entropy
 
 from search_spaces import CellSpace, Mixing, SearchNetwork
 from search_spaces.darts import fast
-from search_spaces.darts.fast import BatchedSearchNetwork, FastSearchNetwork, native
-from search_spaces.darts.fast.cpu_cell import run_cell
+from search_spaces.darts.fast import BatchedSearchNetwork, FastSearchNetwork
+from search_spaces.darts.fast.cpu import native
+from search_spaces.darts.fast.cpu.cell import run_cell
 from search_spaces.darts.fast.terms import all_terms
 from tests import equality
 from tests.equality import OTHERS, close, random_mixing, same

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 
 from search_spaces.darts.fast.agreement import disagreement
-from search_spaces.darts.fast.batched_network import BatchedSearchNetwork
-from search_spaces.darts.fast.native import library
-from search_spaces.darts.fast.network import FastSearchNetwork
+from search_spaces.darts.fast.cpu.native import library
+from search_spaces.darts.fast.cpu.network import FastSearchNetwork
+from search_spaces.darts.fast.gpu.network import BatchedSearchNetwork
 from search_spaces.darts.search_network import SearchNetwork
 from search_spaces.space import CellSpace
 

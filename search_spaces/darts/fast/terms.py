@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import nn
+from torch import Tensor, nn
 
 from search_spaces.darts.search_network import SearchCell
 from search_spaces.operations import (
@@ -65,10 +65,15 @@ class Term:
         return [s.norm for s in self.stages] + ([self.point.norm] if self.point else [])
 
 
+def running(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor, Tensor]:
+    """Running mean, running variance and the count of batches."""
+    mean, variance, count = norm.running_mean, norm.running_var, norm.num_batches_tracked
+    assert mean is not None and variance is not None and count is not None
+    return mean, variance, count
+
+
 def plain_norm(norm: nn.Module) -> bool:
     return isinstance(norm, nn.BatchNorm2d) and not norm.affine and norm.track_running_stats
-
-
 
 
 def make_point(module: nn.Module) -> Point | None:

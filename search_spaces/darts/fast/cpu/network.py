@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from search_spaces.darts.fast import cpu_cell
-from search_spaces.darts.fast.native import NAMES
-from search_spaces.darts.fast.preprocess import preprocess
+from search_spaces.darts.fast.cpu import cell as cpu_cell
+from search_spaces.darts.fast.cpu.native import NAMES
+from search_spaces.darts.fast.cpu.preprocess import preprocess
 from search_spaces.darts.fast.terms import Point, Term, all_terms, make_point
 from search_spaces.darts.search_network import SearchNetwork
 from search_spaces.mixing import Mixing

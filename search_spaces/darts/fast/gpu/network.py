@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from search_spaces.darts.fast.batched_cell import run_cell
-from search_spaces.darts.fast.plan import CellPlan, plan_cell
-from search_spaces.darts.fast.statistics import Statistics
+from search_spaces.darts.fast.gpu.cell import run_cell
+from search_spaces.darts.fast.gpu.plan import CellPlan, plan_cell
+from search_spaces.darts.fast.gpu.statistics import Statistics
 from search_spaces.darts.fast.terms import Term, all_terms
 from search_spaces.darts.search_network import SearchNetwork
 from search_spaces.mixing import Mixing

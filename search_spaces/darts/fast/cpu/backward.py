@@ -7,8 +7,8 @@ from array import array
 import torch
 from torch import Tensor
 
-from search_spaces.darts.fast.calls import address_of, or_null, pointers_to
-from search_spaces.darts.fast.forward import CellForward
+from search_spaces.darts.fast.cpu.calls import address_of, or_null, pointers_to
+from search_spaces.darts.fast.cpu.forward import CellForward
 from search_spaces.darts.fast.terms import Point, Term
 
 

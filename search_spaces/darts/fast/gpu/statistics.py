@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from search_spaces.darts.fast.calls import running
+from search_spaces.darts.fast.terms import running
 
 CHUNK = 1 << 16
 

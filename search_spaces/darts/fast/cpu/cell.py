@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from search_spaces.darts.fast.backward import CellBackward
-from search_spaces.darts.fast.calls import reached
-from search_spaces.darts.fast.forward import CellForward
+from search_spaces.darts.fast.cpu.backward import CellBackward
+from search_spaces.darts.fast.cpu.calls import reached
+from search_spaces.darts.fast.cpu.forward import CellForward
 from search_spaces.darts.fast.terms import Term
 from search_spaces.darts.search_network import SearchCell
 

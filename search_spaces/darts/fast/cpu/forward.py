@@ -9,16 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from search_spaces.darts.fast.calls import (
+from search_spaces.darts.fast.cpu.calls import (
     address_of,
     check_count,
     factor,
     pointers_to,
-    running,
     threads_for,
 )
-from search_spaces.darts.fast.native import Shape, library
-from search_spaces.darts.fast.terms import Point, Stage, Term
+from search_spaces.darts.fast.cpu.native import Shape, library
+from search_spaces.darts.fast.terms import Point, Stage, Term, running
 from search_spaces.darts.search_network import SearchCell
 
 

@@ -9,18 +9,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from search_spaces.darts.fast.calls import (
+from search_spaces.darts.fast.cpu.calls import (
     address_of,
     check_count,
     factor,
     or_null,
     pointers_to,
     reached,
-    running,
     threads_for,
 )
-from search_spaces.darts.fast.native import Shape, library
-from search_spaces.darts.fast.terms import Point
+from search_spaces.darts.fast.cpu.native import Shape, library
+from search_spaces.darts.fast.terms import Point, running
 
 
 def preprocess(point: Point, training: bool, x: Tensor, weights: Sequence[Tensor]) -> Tensor:

@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from search_spaces.darts.fast.depthwise import depthwise_relu
-from search_spaces.darts.fast.plan import CellPlan, Group, Pooled, SourcePlan
-from search_spaces.darts.fast.pointwise import blocks_of, pointwise
-from search_spaces.darts.fast.statistics import Statistics, normalise
+from search_spaces.darts.fast.gpu.depthwise import depthwise_relu
+from search_spaces.darts.fast.gpu.plan import CellPlan, Group, Pooled, SourcePlan
+from search_spaces.darts.fast.gpu.pointwise import blocks_of, pointwise
+from search_spaces.darts.fast.gpu.statistics import Statistics, normalise
 from search_spaces.darts.fast.terms import Stage
 from search_spaces.darts.search_network import SearchCell
 

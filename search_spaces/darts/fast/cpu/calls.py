@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from search_spaces.darts.fast.terms import running
+
 SERIAL = 8192  # values of a feature map below which waking threads costs more than it saves
 
 
@@ -21,13 +23,6 @@ def pointers_to(values: Sequence[int]) -> tuple[array, int]:
     """A C array of addresses; the array must outlive the call."""
     held = array("Q", values)
     return held, held.buffer_info()[0]
-
-
-def running(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor, Tensor]:
-    """Running mean, running variance and the count of batches."""
-    mean, variance, count = norm.running_mean, norm.running_var, norm.num_batches_tracked
-    assert mean is not None and variance is not None and count is not None
-    return mean, variance, count
 
 
 def factor(norm: nn.BatchNorm2d) -> float:

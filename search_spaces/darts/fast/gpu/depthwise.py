@@ -86,7 +86,7 @@ class _Depthwise(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, dilations: tuple[int, ...], stride: int, shared: bool,
                 *weights: Tensor) -> Tensor:
-        from search_spaces.darts.fast import triton_depthwise as kernels
+        from search_spaces.darts.fast.gpu import triton_depthwise as kernels
 
         kinds = kernels.Kinds(tuple(w.shape[-1] for w in weights), dilations)
         # [taps, C]: neighbouring threads read neighbouring channels
@@ -101,7 +101,7 @@ class _Depthwise(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, du: Tensor | None) -> tuple[Tensor | None, ...]:
-        from search_spaces.darts.fast import triton_depthwise as kernels
+        from search_spaces.darts.fast.gpu import triton_depthwise as kernels
 
         dx: Tensor | None = None
         dw: list[Tensor | None] = [None] * len(ctx.shapes)
