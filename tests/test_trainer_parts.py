@@ -249,7 +249,7 @@ def test_momentum_moves_between_forms(first: bool, then: bool) -> None:
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.filterwarnings("ignore:The .grad attribute")  # torch looks at it while tracing
+@pytest.mark.filterwarnings("ignore:The .grad attribute", "ignore:Guards may run slower")
 def test_compiled_cells_share_code_and_leave_no_trace() -> None:
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
