@@ -208,6 +208,6 @@ class _Mix(torch.autograd.Function):
         own = None
         if ctx.needs_input_grad[0]:
             blocks = blocks_of(maps.shape[1])
-            a, b = (x.view(len(x), blocks, -1).transpose(0, 1) for x in (gradient, maps))
+            a, b = (x.reshape(len(x), blocks, -1).transpose(0, 1) for x in (gradient, maps))
             own = torch.bmm(a, b.transpose(1, 2)).sum(dim=0)
         return own, weights.T @ gradient if ctx.needs_input_grad[1] else None

@@ -85,7 +85,7 @@ class BatchedSearchNetwork(SearchNetwork):
         return known
 
     def __getstate__(self) -> dict[str, Any]:
-        return {k: v for k, v in self.__dict__.items() 
+        return {k: v for k, v in self.__dict__.items()
                 if k not in ("_terms", "_plans", "_recorded")}
 
 
