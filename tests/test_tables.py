@@ -18,6 +18,7 @@ from results_writer import graph, result, write_record
 from nasbench import results
 from nasbench.tables import compare, measured_tables, paper_tables, render
 from nasbench.tables.groups import REPEATS, SEARCHES, measured_groups
+from nasbench.tables.paper import label
 from nasbench.tables.render import latex_text
 from nasbench.tables.statistics import (
     bootstrap_interval,
@@ -331,3 +332,12 @@ def test_latex_is_booktabs_and_compiles(tables: list[Table], tmp_path: Path) -> 
 def test_latex_text_escapes_everything() -> None:
     assert latex_text("a_b & 5% ± {x}^2 \\ é") == (
         r"a\_b \& 5\% $\pm$ \{x\}\textasciicircum{}2 \textbackslash{} ?")
+
+
+@pytest.mark.parametrize(("algorithm", "cell", "expected"), [
+    ("darts_2nd", "DARTS, second order", "DARTS (second order)"), ("darts_plus", "DARTS+", "DARTS+"),
+    ("random", "random (N=24)", "Random search (N=24)"), ("cars", "CARS-A", "CARS-A"),
+    ("bayesnas", "BayesNAS (projection)", "BayesNAS (projection)")])
+def test_a_row_is_named_once(tmp_path: Path, algorithm: str, cell: str, expected: str) -> None:
+    groups = measured_groups(frame(tmp_path, result(algorithm, cell=cell)))
+    assert [label(g) for g in groups if g.basis == SEARCHES] == [expected]

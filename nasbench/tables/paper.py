@@ -71,10 +71,14 @@ def label(group: Group) -> str:
     if group.cell.lower().startswith(name.lower()) and len(group.cell) > len(name):
         name = group.cell  # a member of a family, named after its algorithm
     base, _, inside = group.cell.partition(" (")  # a cell may carry a remark in parentheses
-    named = base.lower() in name.lower()
-    detail = [inside.rstrip(")") if named else group.cell, group.variant]
+    remark = inside.rstrip(")") if base.lower() in name.lower() else group.cell
+    detail = ["" if _letters(group.cell) == _letters(name) else remark, group.variant]
     detail = [words for words in detail if words]
     return f"{name} ({'; '.join(detail)})" if detail else name
+
+
+def _letters(text: str) -> str:
+    return "".join(filter(str.isalnum, text.lower()))
 
 
 def _table(paper: dict, name: str, rows: list[Published], groups: list[Group], extra: list[Group],
