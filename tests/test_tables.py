@@ -335,8 +335,9 @@ def test_latex_text_escapes_everything() -> None:
 
 
 @pytest.mark.parametrize(("algorithm", "cell", "expected"), [
-    ("darts_2nd", "DARTS, second order", "DARTS (second order)"), ("darts_plus", "DARTS+", "DARTS+"),
-    ("random", "random (N=24)", "Random search (N=24)"), ("cars", "CARS-A", "CARS-A"),
+    ("darts_2nd", "DARTS, second order", "DARTS (second order)"),
+    ("darts_plus", "DARTS+", "DARTS+"), ("cars", "CARS-A", "CARS-A"),
+    ("random", "random (N=24)", "Random search (N=24)"),
     ("bayesnas", "BayesNAS (projection)", "BayesNAS (projection)")])
 def test_a_row_is_named_once(tmp_path: Path, algorithm: str, cell: str, expected: str) -> None:
     groups = measured_groups(frame(tmp_path, result(algorithm, cell=cell)))
