@@ -224,7 +224,7 @@ def _evaluate(session: Session, state: dict[str, Any] | None, parts: Parts) -> N
     from nasbench import plots
 
     plots.add_retrained(session.folder.path, result["evaluation"])
-    plots.save_run_plots(session.folder.path)
+    plots.save_run_plots(session.folder.path, retrained=True)
 
 
 def _evaluation_splits(session: Session, parts: Parts) -> data.EvaluationData:

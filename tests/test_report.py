@@ -177,6 +177,10 @@ def test_run_plots_from_journals_and_strategy(tmp_path: Path) -> None:
         "front_of_3", "architecture_weights", "edge_weights_0", "edge_weights_1")}
     assert all((run / "figures" / name).stat().st_size > 1000 for name in names)
     assert json.loads((run / "plots.json").read_text())[0]["name"] == "front/of 3"
+    again = [{**spec, "retrained": "params"}, {**spec, "name": "other"}]
+    save_run_plots(run, again)
+    assert {path.stem for path in save_run_plots(run, retrained=True)} == {"test_error",
+                                                                           "front_of_3"}
 
 
 def test_architecture_figure_names_operations(tmp_path: Path) -> None:

@@ -15,11 +15,12 @@ ALGORITHMS = {p.stem for p in (config_folder() / "algorithm").glob("*.yaml")}
 
 def test_sweep_tables_compare_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
                                      capsys: pytest.CaptureFixture[str]) -> None:
-    """As in the README, with two seeds, one epoch and four channels."""
+    """As in the README, with two seeds, one epoch, four channels and some of the images."""
     monkeypatch.chdir(tmp_path)
     assert main(["-m", "algorithm=glob(*)", "seed=range(2)", "dataset=digits", "search.epochs=1",
                  "search.channels=4", "evaluation.epochs=1", "evaluation.channels=4",
-                 "hardware=cpu", "hardware.threads=1"]) == 0
+                 "dataset.limit_train=256", "hardware=cpu",
+                 "hardware.threads=1"]) == 0
     results = [json.loads(p.read_text()) for p in Path("results/runs").glob("*/result.json")]
     assert {(r["algorithm"], r["seed"]) for r in results} == {
         (name, seed) for name in ALGORITHMS for seed in (0, 1)}

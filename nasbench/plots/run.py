@@ -14,20 +14,28 @@ from nasbench.plots.canvas import add_series, draw, finish, save
 from nasbench.results.record import series as read_series
 
 Plot = Mapping[str, Any]
+TEST_ERROR = "test_error"
 
 
-def save_run_plots(run_dir: str | Path, plots: Sequence[Plot] = ()) -> list[Path]:
+def save_run_plots(run_dir: str | Path, plots: Sequence[Plot] = (), *, retrained: bool = False
+                   ) -> list[Path]:
     """Write RUN_DIR/figures/NAME.svg and .png from the run's journals and `plots` (the dicts of
-    `Strategy.plots`, kept in RUN_DIR/plots.json for the report); returns the paths."""
+    `Strategy.plots`, kept in RUN_DIR/plots.json for the report); returns the paths. `retrained`:
+    only those that retraining has changed."""
     folder = Path(run_dir)
     if plots:
         (folder / "plots.json").write_text(json.dumps([dict(plot) for plot in plots]) + "\n",
                                            encoding="utf-8")
     config = folder / "config.json"
     settings = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
-    figures = run_figures(read_series(folder), settings)
+    series = read_series(folder)
+    figures = run_figures(series, settings)
     journal = folder / "architecture.jsonl"
-    if journal.is_file():
+    if retrained:
+        changed = {TEST_ERROR, *(_safe(plot["name"]) for plot in series.get("plots") or []
+                                 if plot.get("retrained"))}
+        figures = {name: figure for name, figure in figures.items() if name in changed}
+    elif journal.is_file():
         names = (settings.get("search_space") or {}).get("operations") or []
         lines = [json.loads(line) for line in journal.read_text(encoding="utf-8").splitlines()]
         figures |= {f"edge_weights_{row}": _edges(lines, row, names)
@@ -96,7 +104,7 @@ def _trainings(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         last = line["epoch"]
         if line.get("test_error_percent") is not None:
             curves[-1].append((line["epoch"], line["test_error_percent"]))
-    return {"name": "test_error", "title": "Retraining: test error", "x_label": "epoch",
+    return {"name": TEST_ERROR, "title": "Retraining: test error", "x_label": "epoch",
             "y_label": "test error (%)",
             "series": {f"training {i}": curve for i, curve in enumerate(curves) if curve}}
 
