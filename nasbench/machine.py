@@ -23,6 +23,14 @@ def pick_device(wanted: str) -> torch.device:
     return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
 
 
+def is_device(name: str) -> bool:
+    """Whether `cpu`, `cuda:0`, ... is a device of this machine."""
+    try:
+        return torch.empty(0, device=name).numel() == 0
+    except (RuntimeError, AssertionError):  # the latter where torch was built without CUDA
+        return False
+
+
 def describe_hardware(device: torch.device) -> dict[str, Any]:
     """device, name, count (GPUs, or CPU threads in use), memory_bytes."""
     if device.type == "cuda":

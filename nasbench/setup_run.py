@@ -15,7 +15,7 @@ from algorithms.strategy import Strategy
 from nasbench.build import component, construct, locate
 from nasbench.data import DataInfo, DatasetSettings
 from nasbench.data import describe as describe_data
-from nasbench.machine import pick_device
+from nasbench.machine import is_device, pick_device
 from nasbench.precision import Precision
 from nasbench.settings import (
     EvaluationSettings,
@@ -88,6 +88,8 @@ def prepare(config: dict[str, Any]) -> Parts:
     search = construct(SearchSettings, config["search"], "search")
     evaluation = construct(EvaluationSettings, config["evaluation"], "evaluation")
     strategy = component(config["algorithm"], "algorithm", ("paper", "smoke", "share_cells"))
+    require(strategy.latency_device is None or is_device(strategy.latency_device),
+            "algorithm.latency_device", "a device of this machine", strategy.latency_device)
     early_stop = component(config["early_stop"], "early_stop")
     given = None
     if evaluation.genotype is not None:

@@ -71,6 +71,14 @@ def test_bad_configuration(override: str, words: list[str], tmp_path: Path,
         assert word in line, line
 
 
+@pytest.mark.parametrize("name", ["phone", "cuda:77"])
+def test_a_latency_device_that_is_not_here(name: str, tmp_path: Path,
+                                           capsys: pytest.CaptureFixture[str]) -> None:
+    line = refused(capsys, "algorithm=cars", "algorithm.objectives=[error,latency_ms]",
+                   f"algorithm.latency_device={name}", f"run_dir={tmp_path / 'run'}")
+    assert f"algorithm.latency_device: must be a device of this machine, got '{name}'" in line
+
+
 def test_what_retraining_would_refuse_is_refused_before_the_search(
         tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "run"

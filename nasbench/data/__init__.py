@@ -7,7 +7,6 @@ reading images.
 
 from .augmentation import Augmentation
 from .load import EvaluationData, SearchData, describe, evaluation_data, search_data
-from .resident import upload
 from .seeds import derive_seed
 from .settings import DatasetSettings
 from .split import Batch, DataInfo, Split
@@ -24,5 +23,4 @@ __all__ = [
     "describe",
     "evaluation_data",
     "search_data",
-    "upload",
 ]

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor
 
+from search_spaces.upload import upload
+
 from .augmentation import Augmentation, cutout_centres, erase, random_crop, random_flip
 from .normalisation import Normaliser
 from .policy import policy_transform
@@ -74,11 +76,6 @@ def _crop_and_flip(x: Tensor, augmentation: Augmentation, draws: int) -> Tensor:
 
 def _generator(device: torch.device, *parts: int | str) -> torch.Generator:
     return torch.Generator(device).manual_seed(derive_seed(*parts))
-
-
-def upload(x: Tensor, device: torch.device) -> Tensor:
-    """To ``device`` without waiting for it, which takes page-locked memory."""
-    return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x.to(device)
 
 
 def require_room(images: int, info: DataInfo, device: torch.device) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, one_hot
 
-from nasbench.data import Augmentation, EvaluationData, derive_seed, upload
+from nasbench.data import Augmentation, EvaluationData, derive_seed
 from nasbench.machine import memory_in_use, peak_memory
 from nasbench.measure import count_mult_adds, count_params
 from nasbench.pace import Pace
@@ -18,6 +18,7 @@ from nasbench.retrain.step import RetrainStep
 from nasbench.schedules import learning_rate
 from nasbench.session import Averages, Session
 from nasbench.settings import EvaluationSettings
+from search_spaces.upload import upload
 
 CHECK_EVERY = 50
 

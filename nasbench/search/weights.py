@@ -48,7 +48,6 @@ class SupernetWeights:
 
     def step(self, batch: Batch, mixing: Mixing | Sequence[Mixing], *,
              mixing_gradient: bool = False) -> dict[str, Tensor]:
-        single = isinstance(mixing, Mixing)
         mixings = [mixing] if isinstance(mixing, Mixing) else list(mixing)
         assert not (mixing_gradient and len(mixings) > 1) and not self._displaced
         live = [m.live for m in mixings]
@@ -58,8 +57,9 @@ class SupernetWeights:
 
         inputs = [*batch, *(m.weights.detach() for m in mixings)]
         with self.clock("weights"):  # sampled individuals hardly return: not worth recording
-            loss, accuracy, *gradient = run(*inputs) if not single else \
-                self.capture(("step", mixing_gradient, _key(live[0])), run, inputs)
+            loss, accuracy, *gradient = \
+                self.capture(("step", mixing_gradient, _key(live[0])), run, inputs) \
+                if isinstance(mixing, Mixing) else run(*inputs)
         out = {"train_loss": loss, "train_accuracy": accuracy}
         return out | {"mixing_gradient": gradient[0]} if mixing_gradient else out
 

@@ -16,6 +16,7 @@ from search_spaces.darts.fast.gpu.statistics import Statistics
 from search_spaces.darts.fast.terms import Term, all_terms
 from search_spaces.darts.search_network import SearchNetwork
 from search_spaces.mixing import Mixing
+from search_spaces.upload import upload
 
 PLANS = 64  # live sets remembered
 
@@ -76,7 +77,7 @@ class BatchedSearchNetwork(SearchNetwork):
             with torch.inference_mode(False):  # scored first, trained later
                 slots = torch.tensor([zero if slot is None else slot for plan in plans
                                       for part in plan.slots for slot in part], dtype=torch.int64)
-                known = plans, _upload(slots, mixing.weights.device)
+                known = plans, upload(slots, mixing.weights.device)
         self._plans[key] = known
         if known[1].is_cuda and torch.cuda.is_current_stream_capturing():
             self._recorded.append(known[1])  # a graph keeps its address
@@ -87,8 +88,3 @@ class BatchedSearchNetwork(SearchNetwork):
     def __getstate__(self) -> dict[str, Any]:
         return {k: v for k, v in self.__dict__.items()
                 if k not in ("_terms", "_plans", "_recorded")}
-
-
-def _upload(x: Tensor, device: torch.device) -> Tensor:
-    """To the device without waiting for it, which takes page-locked memory."""
-    return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x.to(device)

@@ -25,6 +25,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from search_spaces.upload import upload
+
 WARPS = 4
 TILE = 512  # pixels x channels of a program: 8-byte loads of bfloat16, 16-byte loads of float32
 PARTIAL_PROGRAMS, PARTIAL_TILES = 1024, 8  # weight gradient: enough to fill a GPU; L1 holds 8
@@ -50,8 +52,7 @@ def table(kinds: Kinds, device: torch.device) -> Tensor:
         rows.append((kernel, dilation, first))
         first += kernel * kernel
     with torch.inference_mode(False):  # scored first, trained later
-        held = torch.tensor(rows, dtype=torch.int32)
-        return held.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else held
+        return upload(torch.tensor(rows, dtype=torch.int32), device)
 
 
 def channel_block(channels: int) -> int:
