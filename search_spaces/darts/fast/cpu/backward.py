@@ -14,39 +14,40 @@ from search_spaces.darts.fast.terms import Point, Term
 
 class CellBackward:
     """gradient [N, nodes*C, h, w]; what is wanted: of the mixing, of the two inputs, of the
-    parameters. Results: `mixing` [E,O] as lists, `nodes` {node: NHWC}, `found` {id(parameter)}."""
+    parameters. Results: `mixing` [E,O] as lists, `inputs` (NHWC or None), `found` {id(parameter)}.
+    """
 
     def __init__(self, run: CellForward, gradient: Tensor, mixing: bool, inputs: tuple[bool, bool],
                  parameters: bool):
         self.run, self.parameters = run, parameters
         self.wanted = (*inputs, *[True] * len(run.terms))
         self.mixing = [[0.0] * len(row) for row in run.values]
-        self.nodes: dict[int, Tensor] = {}
         self.found: dict[int, Tensor] = {}
-        self.dr: dict[int, Tensor] = {}  # gradients behind the ReLU of a node
-        self.direct: dict[int, list[tuple[Tensor, float]]] = {}  # and those that reach it as it is
+        self.sums: dict[int, Tensor] = {}  # per node, growing until it is complete
+        self.direct: dict[int, list[tuple[Tensor, float]]] = {}  # what skips bring
         self.pooled: dict[tuple[int, str], list[tuple[Tensor, int, float]]] = {}
         self.held: list[Tensor] = []  # memory whose address is noted
-        slices = gradient.permute(0, 2, 3, 1).split(run.channels, dim=-1)
+        self.slices = gradient.permute(0, 2, 3, 1).split(run.channels, dim=-1)
+        for node in reversed(range(2, len(run.h))):
+            dy = self.complete(node)
+            if run.terms[node - 2]:
+                self.spread(node, dy, mixing)
         used = {t.source for node in run.terms for t in node}  # else no gradient, not a zero one
-        for node in reversed(range(len(run.h))):
-            if node >= 2 or (self.wanted[node] and node in used):
-                own = slices[node - 2].contiguous() if node >= 2 else None
-                if own is not None and own.data_ptr() == slices[node - 2].data_ptr():
-                    own = own.clone()  # the engine's tensor is not ours to add to
-                self.nodes[node] = self.complete(node, own)
-            if node >= 2 and run.terms[node - 2]:
-                self.spread(node, mixing)
+        self.inputs = [self.complete(i) if self.wanted[i] and i in used else None for i in (0, 1)]
 
-    def complete(self, node: int, own: Tensor | None) -> Tensor:
-        """Sum what reaches a node: its output, skips, pools, convolutions."""
-        run = self.run
-        terms = ([(own, 1.0)] if own is not None else []) + self.direct.get(node, [])
+    def sum_of(self, node: int) -> Tensor:
+        """Where the gradient of a node grows; it begins as that of the cell's own output."""
+        if node not in self.sums:
+            self.sums[node] = (torch.zeros_like(self.run.h[node]) if node < 2 else self.slices[
+                node - 2].clone(memory_format=torch.contiguous_format))
+        return self.sums[node]
+
+    def complete(self, node: int) -> Tensor:
+        """Add skips and pools to what came from the output and from convolutions."""
+        run, total = self.run, self.sum_of(node)
         x = run.h[node]
-        if len(terms) == 1 and own is not None:
-            total = own
-        elif terms:
-            total = torch.empty_like(x)
+        if node in self.direct:
+            terms = [(total, 1.0), *self.direct[node]]
             a, pointers = pointers_to([v.data_ptr() for v, _ in terms])
             b, none = pointers_to([0] * len(terms))
             c = array("d", [w for _, w in terms])
@@ -54,14 +55,11 @@ class CellBackward:
             shape.h, shape.w = x.shape[1], x.shape[2]
             run.kernels.combine(shape, len(terms), pointers, none, c.buffer_info()[0],
                                 total.data_ptr())
-        else:
-            total = torch.zeros_like(x)
         most, mean = self.pool_gradient(node, "max"), self.pool_gradient(node, "avg")
-        dr = self.dr.get(node)
-        if most is not None or mean is not None or dr is not None:
+        if most is not None or mean is not None:
             stride = 2 if run.cell.reduction and node < 2 else 1
-            run.kernels.node_backward(run.shape(node, stride=stride), x.data_ptr(), or_null(dr),
-                                      or_null(most), or_null(mean), total.data_ptr())
+            run.kernels.pool_backward(run.shape(node, stride=stride), x.data_ptr(), or_null(most),
+                                      or_null(mean), total.data_ptr())
         return total
 
     def pool_gradient(self, node: int, kind: str) -> Tensor | None:
@@ -78,10 +76,10 @@ class CellBackward:
                                     tensor.data_ptr(), stat, out.data_ptr())
         return out
 
-    def spread(self, node: int, mixing: bool) -> None:
+    def spread(self, node: int, dy: Tensor, mixing: bool) -> None:
         """From a node's gradient to those of its inputs, operation by operation."""
         run = self.run
-        dy, terms = self.nodes[node], [t for t in run.terms[node - 2] if mixing or t.kind != "skip"]
+        terms = [t for t in run.terms[node - 2] if mixing or t.kind != "skip"]
         tensors, stats = [], []
         for t in terms:
             tensor, stat = run.output_of(t)
@@ -123,7 +121,7 @@ class CellBackward:
             first = i == 0
             x = run.h[t.source] if first else run.z[t.edge, t.operation, i - 1]
             stat = None if first else run.stat[t.edge, t.operation, i - 1]
-            dx = self.behind_relu(t.source) if first else torch.empty_like(x)
+            dx = self.sum_of(t.source) if first else torch.empty_like(x)
             below = torch.empty(2, run.channels, dtype=torch.float64)  # sums, not for the first
             pair: tuple[Tensor | None, Tensor | None] = (None, None)
             if self.parameters:
@@ -141,11 +139,6 @@ class CellBackward:
                 dy, sums, weight = dx, below.data_ptr(), 1.0
                 self.held.append(below)
 
-    def behind_relu(self, source: int) -> Tensor:
-        if source not in self.dr:
-            self.dr[source] = torch.zeros_like(self.run.h[source])
-        return self.dr[source]
-
     def reduce(self, t: Term, point: Point, dy: Tensor, sums: int, weight: float) -> None:
         run = self.run
         convolutions, key = point.convolutions, (t.edge, t.operation, 0)
@@ -153,7 +146,7 @@ class CellBackward:
         found = [torch.empty_like(c.weight) for c in convolutions] if self.parameters else []
         b, targets = pointers_to([address_of(g) for g in found])
         self.found.update({id(c.weight): g for c, g in zip(convolutions, found, strict=False)})
-        dx = self.behind_relu(t.source) if self.wanted[t.source] else None
+        dx = self.sum_of(t.source) if self.wanted[t.source] else None
         run.kernels.point_backward(
             run.point_shape(t, point), run.h[t.source].data_ptr(), pointers, run.channels,
             run.z[key].data_ptr(), run.stat[key], dy.data_ptr(), sums, weight, or_null(dx), 1,

@@ -68,6 +68,6 @@ class _Cell(torch.autograd.Function):
         run: CellForward = ctx.run
         done = CellBackward(run, gradient, wanted[0], (wanted[1], wanted[2]), any(wanted[3:]))
         mixing = torch.tensor(done.mixing, **run.options) if wanted[0] else None
-        states = [done.nodes[i].permute(0, 3, 1, 2) if i in done.nodes else None for i in (0, 1)]
+        states = [None if v is None else v.permute(0, 3, 1, 2) for v in done.inputs]
         found = [done.found.get(id(p)) for p in live_parameters(run.terms)]
         return (None, None, None, mixing, *states, *found)

@@ -256,7 +256,7 @@ void conv_forward(Shape g, const T* x, const double* in, const T* dw, const T* p
   if (stat) merge_moments(means, squares, g.N, pixels, C, eps, stat);
 }
 
-// dx += gradient before the ReLU's mask (in == null), or dx = masked gradient with its sums.
+// dx += masked gradient (in == null), or dx = masked gradient with its sums.
 template <class T, int V, int K>
 void conv_backward(Shape g, const T* x, const double* in, const T* dw, const T* pw, const T* z,
                    const double* stat, const T* dy, const double* sums, double weight, T* dx,
@@ -330,8 +330,9 @@ void conv_backward(Shape g, const T* x, const double* in, const T* dw, const T* 
       } else {
         for (long i = 0; i < g.H; i++)
           for (long j = 0; j < g.W; j++) {
-            T* q = out + (i * g.W + j) * C + c;
-            store<T, V>(q, load<T, V>(q) + load<T, V>(dr + (i * dr_wide + j) * C + c));
+            long p = (i * g.W + j) * C + c;
+            Vec<T, V> zero{}, v = load<T, V>(dr + (i * dr_wide + j) * C + c);
+            store<T, V>(out + p, load<T, V>(out + p) + (load<T, V>(xn + p) > zero ? v : zero));
           }
       }
     }
@@ -387,7 +388,7 @@ void point_forward(Shape g, const T* x, const T* const* weight, long out, T* z, 
   if (stat) merge_moments(means, squares, g.N, pixels, out, eps, stat);
 }
 
-// add: dx += gradient before the ReLU's mask; otherwise dx = masked gradient. Null: not wanted.
+// dx = masked gradient, or with `add` dx += it. Null: not wanted.
 template <class T, int V>
 void point_backward(Shape g, const T* x, const T* const* weight, long out, const T* z,
                     const double* stat, const T* dy, const double* sums, double scale, T* dx,
@@ -423,10 +424,8 @@ void point_backward(Shape g, const T* x, const T* const* weight, long out, const
           long at = ((i * g.s + k) * g.W + j * g.s + k) * C;
           for (long c = 0; c < C; c += V) {
             Vec<T, V> v = load<T, V>(packed + (i * g.w + j) * C + c), zero{};
-            if (add)
-              store<T, V>(to + at + c, load<T, V>(to + at + c) + v);
-            else
-              store<T, V>(to + at + c, load<T, V>(xn + at + c) > zero ? v : zero);
+            v = load<T, V>(xn + at + c) > zero ? v : zero;
+            store<T, V>(to + at + c, add ? load<T, V>(to + at + c) + v : v);
           }
         }
     }
@@ -589,20 +588,14 @@ void shared_gradient(long count, const T* const* dy, const double* const* sums, 
   }
 }
 
-// dx += [x > 0] * dr + transposed pooling of `most` (first maximum in scan order) and `mean`
+// dx += transposed pooling of `most` (first maximum in scan order) and `mean`
 template <class T, int V>
-void node_backward(Shape g, const T* x, const T* dr, const T* most, const T* mean, T* dx) {
+void pool_backward(Shape g, const T* x, const T* most, const T* mean, T* dx) {
   long C = g.C, pixels = g.h * g.w;
 #pragma omp parallel for num_threads(g.threads) schedule(static)
   for (long n = 0; n < g.N; n++) {
     const T* from = x + n * g.H * g.W * C;
     T* to = dx + n * g.H * g.W * C;
-    if (dr)
-      for (long p = 0; p < g.H * g.W * C; p += V) {
-        Vec<T, V> zero{}, v = load<T, V>(dr + n * g.H * g.W * C + p);
-        store<T, V>(to + p, load<T, V>(to + p) + (load<T, V>(from + p) > zero ? v : zero));
-      }
-    if (!most && !mean) continue;
     for (long i = 0; i < g.h; i++)
       for (long j = 0; j < g.w; j++) {
         long top = i * g.s - 1, left = j * g.s - 1;
@@ -704,8 +697,8 @@ void shared_gradient(Shape g, long count, const T* const* dy, const double* cons
                                           g.N * g.h * g.w, g.C, g.threads)));
 }
 
-void node_backward(Shape g, const T* x, const T* dr, const T* most, const T* mean, T* dx) {
-  BY_WIDTH(T, g.C, (node_backward<T, V>(g, x, dr, most, mean, dx)));
+void pool_backward(Shape g, const T* x, const T* most, const T* mean, T* dx) {
+  BY_WIDTH(T, g.C, (pool_backward<T, V>(g, x, most, mean, dx)));
 }
 
 // running = (1 - momentum) running + momentum batch, with the unbiased variance

@@ -44,7 +44,7 @@ SIGNATURES = {
     "node_sums": (Shape, _L, _P, _P, _P, _P, _P),
     "pool_forward": (Shape, _P, _P, _P, _D, _P, _P),
     "shared_gradient": (Shape, _L, _P, _P, _P, _P, _P, _P),
-    "node_backward": (Shape, _P, _P, _P, _P, _P),
+    "pool_backward": (Shape, _P, _P, _P, _P),
     "update_running": (Shape, _L, _P, _P, _P, _P),
 }
 
