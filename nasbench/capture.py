@@ -81,7 +81,7 @@ class Capture:
 
     def _beside(self, function: Function, inputs: Sequence[Tensor]) -> list[Tensor]:
         """An ordinary call on the stream of the recording, as warming up must be."""
-        current = torch.cuda.current_stream()
+        current = torch.cuda.current_stream(self._stream.device)
         self._stream.wait_stream(current)
         with torch.cuda.stream(self._stream):
             outputs = list(function(*inputs))
@@ -105,7 +105,7 @@ class Capture:
 
     def _record(self, step: _Step, function: Function, inputs: Sequence[Tensor]) -> None:
         held, graph = [x.detach().clone() for x in inputs], torch.cuda.CUDAGraph()
-        current = torch.cuda.current_stream()
+        current = torch.cuda.current_stream(self._stream.device)
         try:
             with torch.cuda.graph(graph, pool=self._pool, stream=self._stream,
                                   capture_error_mode="thread_local"):  # loaders may go on
@@ -122,4 +122,5 @@ class Capture:
 
     def _give_up(self, reason: str) -> None:
         self.forget()
-        log.warning("steps cannot be recorded as CUDA graphs and run one by one: %s", reason)
+        log.warning("steps cannot be recorded as CUDA graphs and run one by one "
+                    "(hardware.cuda_graphs=false does so from the start): %s", reason)

@@ -12,7 +12,7 @@ JUDGED = {"cuda": 10}
 
 class Pace:
     """`pace(step)` after each step of an epoch from `start` on -> seconds per step, once, else
-    None."""
+    None; never where too few steps are left to judge."""
 
     def __init__(self, device: torch.device, start: int, steps: int):
         self._gpu = device.type == "cuda"
@@ -21,7 +21,7 @@ class Pace:
         self._started = time.perf_counter()
 
     def __call__(self, step: int) -> float | None:
-        if step not in (self._first, self._last):
+        if self._first >= self._last or step not in (self._first, self._last):
             return None
         if self._gpu:
             torch.cuda.synchronize()

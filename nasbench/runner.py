@@ -137,6 +137,9 @@ def _search(session: Session, state: dict[str, Any] | None, parts: Parts) -> Non
         workers=parts.hardware.workers, channels_last=channels_last)
     torch.manual_seed(data.derive_seed(parts.seed, "supernet"))
     wanted = state["implementation"] if state else parts.space_settings.implementation
+    if session.device.type == "cuda" and wanted != "plain":
+        session.display.say("checking the fast search network on this GPU (about a minute the "
+                            "first time, when its kernels are compiled and kept)")
     network = parts.search_network(choose(wanted, session.device)).to(session.device)
     if channels_last:
         network = network.to(memory_format=torch.channels_last)

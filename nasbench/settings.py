@@ -146,7 +146,7 @@ class HardwareSettings:
     tf32: bool | None
     channels_last: bool
     cuda_graphs: bool
-    compile: bool
+    compile: bool | None
     threads: int | None
     workers: int
     checkpoint_seconds: float

@@ -41,13 +41,13 @@ class Recorded:
 @pytest.fixture
 def recording(monkeypatch: pytest.MonkeyPatch) -> Capture:
     """A capture that believes in a GPU."""
-    stream = SimpleNamespace(wait_stream=lambda other: None)
+    stream = SimpleNamespace(wait_stream=lambda other: None, device=torch.device("cuda"))
     monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", lambda mode: None)
     monkeypatch.setattr(torch.cuda, "get_sync_debug_mode", lambda: 0)
     monkeypatch.setattr(torch.cuda, "set_stream", lambda stream: None)
     monkeypatch.setattr(torch.cuda, "Stream", lambda device: stream)
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda: stream)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: stream)
     monkeypatch.setattr(torch.cuda, "stream", lambda s: nullcontext())
     monkeypatch.setattr(torch.cuda, "graph", lambda graph, **_: nullcontext())
     monkeypatch.setattr(torch.cuda, "CUDAGraph", Recorded)
@@ -179,9 +179,10 @@ def test_full_precision_reaches_the_backward_pass() -> None:
 
 
 @pytest.mark.parametrize(("device", "start", "steps", "judged"), [
-    ("cpu", 0, 40, 5), ("cpu", 0, 3, 3), ("cpu", 4, 40, 9), ("cuda", 0, 40, 20)])
+    ("cpu", 0, 40, 5), ("cpu", 0, 3, 3), ("cpu", 4, 40, 9), ("cuda", 0, 40, 20),
+    ("cuda", 0, 8, None), ("cuda", 385, 390, None)])
 def test_the_pace_is_judged_once(monkeypatch: pytest.MonkeyPatch, device: str, start: int,
-                                 steps: int, judged: int) -> None:
+                                 steps: int, judged: int | None) -> None:
     """A second per step, the first five (compiling, recording) a minute."""
     clock = {"now": 0.0}
     monkeypatch.setattr("nasbench.pace.time.perf_counter", lambda: clock["now"])
@@ -192,7 +193,7 @@ def test_the_pace_is_judged_once(monkeypatch: pytest.MonkeyPatch, device: str, s
         per_step = pace(step)
         if per_step is not None:
             found[step] = per_step
-    assert found == {judged: 1.0}
+    assert found == ({} if judged is None else {judged: 1.0})
 
 
 def test_without_a_gpu_nothing_is_recorded() -> None:
@@ -279,6 +280,19 @@ def test_compiled_cells_share_code_and_leave_no_trace() -> None:
     assert not torch._dynamo.utils.counters["graph_break"]
     assert 0 < compiled < 12  # twelve cells, fewer structures
     assert all("forward" not in child.__dict__ for child in network.children())
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute", "ignore:Guards may run slower")
+def test_cells_that_cannot_be_compiled_name_the_key() -> None:
+    def broken(graph: Any, example: Any) -> Any:
+        raise RuntimeError("no compiler\nmore")
+
+    cell = Cell((("skip_connect", 0, 2),), (2,))
+    network = FinalNetwork(Genotype(cell, cell), 4, 1, 4, image_size=8)
+    with pytest.raises(ValueError, match=r"^hardware\.compile: .*compile=false: .*no compiler$"), \
+            compiled_cells(network, backend=broken):
+        network(images(4)[0])
+    assert network(images(4)[0])[0].shape == (4, 4)
 
 
 def test_precision_by_name() -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -14,8 +15,9 @@ RECOMPILE_LIMIT = 64
 
 
 @contextmanager
-def compiled_cells(network: nn.Module, backend: str = "inductor") -> Iterator[None]:
-    """Within, the children named `cell0`, `cell1`, ... run compiled; after, they are as before."""
+def compiled_cells(network: nn.Module, backend: str | Callable = "inductor") -> Iterator[None]:
+    """Within, the children named `cell0`, `cell1`, ... run compiled; after, they are as before.
+    Raises ValueError where the machine cannot compile."""
     cells = [child for name, child in network.named_children() if name.startswith("cell")]
     limit = torch._dynamo.config.recompile_limit
     try:
@@ -23,7 +25,13 @@ def compiled_cells(network: nn.Module, backend: str = "inductor") -> Iterator[No
         for cell in cells:
             cell.forward = torch.compile(  # type: ignore[method-assign]
                 cell.forward, backend=backend, dynamic=False)
-        yield
+        with warnings.catch_warnings():  # hardware.tf32 is the user's choice
+            warnings.filterwarnings("ignore", message="TensorFloat32 tensor cores")
+            yield
+    except torch._dynamo.exc.BackendCompilerFailed as error:
+        reason = str(error.inner_exception).splitlines() or [type(error.inner_exception).__name__]
+        raise ValueError("hardware.compile: the cells cannot be compiled here, set "
+                         f"hardware.compile=false: {reason[0]}") from error
     finally:
         torch._dynamo.config.recompile_limit = limit
         for cell in cells:

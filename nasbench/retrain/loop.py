@@ -56,7 +56,11 @@ class RetrainLoop:
         settings, session = self.settings, self.session
         session.display.begin(f"retrain {self.labels['genotype']['name']}", settings.epochs,
                               self.steps, self.epoch)
-        compiled = session.hardware.compile and session.device.type == "cuda"
+        compiled = session.hardware.compile
+        if compiled is None:
+            compiled = session.device.type == "cuda"
+        if compiled:
+            session.display.say("compiling the cells (minutes the first time, kept for later runs)")
         with compiled_cells(self.network) if compiled else nullcontext():
             while self.epoch < settings.epochs:
                 self._train_epoch()

@@ -1,7 +1,8 @@
 """A fast network must agree with the plain one on the device at hand before a search may use it.
 
-GPU kernels are compiled by whatever driver and library versions a machine has; a second at the
-start buys that nobody searches with a network that computes something else.
+GPU kernels are compiled by whatever driver and library versions a machine has; a few seconds at the
+start (once per machine a minute, as about 90 kernels are compiled and kept on its disk) buy that
+nobody searches with a network that computes something else.
 """
 
 from __future__ import annotations
