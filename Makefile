@@ -19,7 +19,7 @@ test: .venv/.installed  ## run all tests
 
 gpu: .venv/.installed  ## on a GPU machine with CIFAR-10: its tests, the benchmarks, the papers' searches
 	$(PY) -m pytest -m gpu
-	for b in search_step scaling retrain_step cars_evaluation; do \
+	for b in search_step algorithms scaling retrain_step cars_evaluation; do \
 	    $(PY) -m benchmarks.$$b --json > $$b.tmp && mv $$b.tmp benchmarks/results/$${b}_gpu.json || exit 1; done
 	$(PY) run.py -m algorithm=darts,darts_plus,asap,bayesnas,cars dataset=cifar10 stage=search hardware=gpu
 	$(PY) run.py algorithm=darts dataset=cifar10 stage=search search.epochs=200 hardware=gpu

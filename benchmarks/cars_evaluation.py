@@ -25,7 +25,8 @@ from typing import Any
 
 import torch
 
-from benchmarks.search_step import OPERATIONS, alternate, environment, parser, seconds
+from benchmarks.forms import OPERATIONS
+from benchmarks.measuring import alternate, environment, parser, seconds
 from nasbench.clock import Clock
 from nasbench.data import DataInfo
 from nasbench.data.normalisation import Normaliser

@@ -28,7 +28,7 @@ import torch
 from algorithms import pareto
 from algorithms.cars import CARS
 from algorithms.strategy import Problem
-from benchmarks.search_step import environment
+from benchmarks.measuring import environment
 from nasbench.clock import Clock
 from nasbench.configuration import compose
 from nasbench.data import search_data

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from benchmarks.search_step import LIVE, OPERATIONS, live_mask
+from benchmarks.forms import LIVE, OPERATIONS, live_mask
 from search_spaces import CellSpace, Mixing, SearchNetwork
 from search_spaces.darts.fast import BatchedSearchNetwork
 

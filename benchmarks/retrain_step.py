@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.search_step import alternate, environment, parser, peak_memory, seconds
+from benchmarks.measuring import alternate, environment, parser, peak_memory, seconds
 from nasbench.build import construct
 from nasbench.configuration import compose
 from nasbench.precision import Precision

@@ -14,15 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.search_step import (
-    OPERATIONS,
-    alternate,
-    environment,
-    make_step,
-    networks,
-    parser,
-    peak_memory,
-)
+from benchmarks.forms import OPERATIONS, make_step, networks
+from benchmarks.measuring import alternate, environment, parser, peak_memory
 from search_spaces import CellSpace
 
 BASE = {"batch": 16, "channels": 16, "cells": 5, "image_size": 16, "live": 1.0}
