@@ -5,7 +5,9 @@ from __future__ import annotations
 import functools
 import logging
 import pickle
+import shutil
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -201,3 +203,15 @@ def test_kernels_are_built_once(monkeypatch: pytest.MonkeyPatch) -> None:
     native.library.cache_clear()
     monkeypatch.setattr(native, "_compile", lambda *_: pytest.fail("compiled again"))
     native.library(torch.float32)
+
+
+@compiled
+def test_a_changed_header_is_compiled_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copy = tmp_path / "kernels"
+    shutil.copytree(native.KERNELS, copy)
+    monkeypatch.setattr(native, "KERNELS", copy)
+    before = native._path(torch.float32)
+    assert before == native._path(torch.float32) != native._path(torch.float64)
+    with (copy / "statistics.h").open("a") as header:
+        header.write("// changed\n")
+    assert native._path(torch.float32) != before

@@ -1,6 +1,6 @@
-"""Building and calling the CPU kernels (`kernels.cpp`): one compiler call per number type, cached.
+"""Building and calling the CPU kernels (`kernels/`): one compiler call per number type, cached.
 
-The library depends on the source, the compiler and the processor only, never on shapes or live
+The library depends on the sources, the compiler and the processor only, never on shapes or live
 sets, so nothing is compiled during a search.
 """
 
@@ -22,7 +22,7 @@ import torch
 
 log = logging.getLogger(__name__)
 
-SOURCE = Path(__file__).with_name("kernels.cpp")
+KERNELS = Path(__file__).with_name("kernels")  # kernels.cpp includes the headers
 FLAGS = ("-O3", "-march=native", "-fopenmp", "-std=c++17", "-shared", "-fPIC")
 NAMES = {torch.float32: "float", torch.float64: "double"}
 
@@ -85,7 +85,8 @@ def _path(dtype: torch.dtype) -> Path:
                      if line.startswith(("model name", "flags", "Features"))][:2]
     except OSError:
         processor = [platform.machine(), platform.processor()]
-    parts = [SOURCE.read_text(), found, version, *FLAGS, *processor, torch.__version__]
+    sources = [p.read_text() for p in sorted(KERNELS.iterdir()) if p.suffix in (".h", ".cpp")]
+    parts = [*sources, found, version, *FLAGS, *processor, torch.__version__]
     key = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
     return cache_folder() / f"search_kernels_{NAMES[dtype]}_{key}.so"
 
@@ -95,12 +96,13 @@ def _compile(dtype: torch.dtype, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         target = Path(folder) / path.name
-        command = [str(compiler()), *FLAGS, f"-DREAL={NAMES[dtype]}", str(SOURCE), "-o",
-                   str(target)]
+        command = [str(compiler()), *FLAGS, f"-DREAL={NAMES[dtype]}",
+                   str(KERNELS / "kernels.cpp"), "-o", str(target)]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             lines = done.stderr.strip().splitlines() or ["no message"]
-            raise OSError(f"the C++ compiler failed: {lines[0]}")
+            line = next((line for line in lines if "error" in line), lines[0])  # not "included by"
+            raise OSError(f"the C++ compiler failed: {line}")
         target.replace(path)  # atomic: two runs may start together
     log.info("compiled the search kernels (%s) in %.1f s, kept in %s", NAMES[dtype],
              time.perf_counter() - start, path.parent)

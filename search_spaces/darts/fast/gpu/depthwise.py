@@ -1,7 +1,8 @@
 """ReLU and the depthwise convolutions that read one map, as one differentiable function.
 
-On a GPU these are three kernels (`triton_depthwise.py`), one launch each for all convolutions;
-elsewhere, and without Triton, the library's grouped convolutions, which are also the tests' oracle.
+On a GPU these are three kernels (`depthwise_kernels/`), one launch each for all convolutions
+(`triton_depthwise.py`); elsewhere, and without Triton, the library's grouped convolutions, which
+are also the tests' oracle.
 """
 
 from __future__ import annotations

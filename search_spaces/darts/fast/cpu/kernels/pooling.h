@@ -1,0 +1,92 @@
+// 3x3 pooling, both kinds at once.
+
+#pragma once
+
+#include <limits>
+
+#include "lanes.h"
+#include "scratch.h"
+#include "shape.h"
+#include "statistics.h"
+
+namespace {
+
+template <class T, int V>
+void pool_forward(Shape g, const T* x, T* most, T* mean, double eps, double* most_stat,
+                  double* mean_stat) {
+  long C = g.C, pixels = g.h * g.w;
+  double* moments = scratch<double>(3, 4 * g.N * C);
+#pragma omp parallel for num_threads(g.threads) schedule(static)
+  for (long n = 0; n < g.N; n++) {
+    const T* from = x + n * g.H * g.W * C;
+    for (long i = 0; i < g.h; i++)
+      for (long j = 0; j < g.w; j++) {
+        long top = i * g.s - 1, left = j * g.s - 1;
+        long i0 = top < 0 ? 0 : top, i1 = top + 3 < g.H ? top + 3 : g.H;
+        long j0 = left < 0 ? 0 : left, j1 = left + 3 < g.W ? left + 3 : g.W;
+        T share = T(1) / T((i1 - i0) * (j1 - j0));
+        for (long c = 0; c < C; c += V) {
+          Vec<T, V> best = all<T, V>(-std::numeric_limits<T>::infinity()), sum{};
+          for (long a = i0; a < i1; a++)
+            for (long b = j0; b < j1; b++) {
+              Vec<T, V> v = load<T, V>(from + (a * g.W + b) * C + c);
+              best = v > best ? v : best;
+              sum += v;
+            }
+          long p = (n * pixels + i * g.w + j) * C + c;
+          if (most) store<T, V>(most + p, best);
+          if (mean) store<T, V>(mean + p, sum * share);
+        }
+      }
+    double* at = moments + n * C;
+    long step = g.N * C;
+    if (most_stat) image_moments<T, V>(most + n * pixels * C, pixels, C, at, at + step);
+    if (mean_stat)
+      image_moments<T, V>(mean + n * pixels * C, pixels, C, at + 2 * step, at + 3 * step);
+  }
+  long step = g.N * C;
+  if (most_stat) merge_moments(moments, moments + step, g.N, pixels, C, eps, most_stat);
+  if (mean_stat)
+    merge_moments(moments + 2 * step, moments + 3 * step, g.N, pixels, C, eps, mean_stat);
+}
+
+// dx += transposed pooling of `most` (first maximum in scan order) and `mean`
+template <class T, int V>
+void pool_backward(Shape g, const T* x, const T* most, const T* mean, T* dx) {
+  long C = g.C, pixels = g.h * g.w;
+#pragma omp parallel for num_threads(g.threads) schedule(static)
+  for (long n = 0; n < g.N; n++) {
+    const T* from = x + n * g.H * g.W * C;
+    T* to = dx + n * g.H * g.W * C;
+    for (long i = 0; i < g.h; i++)
+      for (long j = 0; j < g.w; j++) {
+        long top = i * g.s - 1, left = j * g.s - 1;
+        long i0 = top < 0 ? 0 : top, i1 = top + 3 < g.H ? top + 3 : g.H;
+        long j0 = left < 0 ? 0 : left, j1 = left + 3 < g.W ? left + 3 : g.W;
+        T share = T(1) / T((i1 - i0) * (j1 - j0));
+        for (long c = 0; c < C; c += V) {
+          long p = (n * pixels + i * g.w + j) * C + c;
+          Vec<T, V> zero{}, at = all<T, V>(T((i0 - top) * 3 + j0 - left)), peak{};
+          Vec<T, V> even = mean ? load<T, V>(mean + p) * share : zero;
+          if (most) {
+            peak = load<T, V>(most + p);
+            Vec<T, V> best = load<T, V>(from + (i0 * g.W + j0) * C + c);
+            for (long a = i0; a < i1; a++)
+              for (long b = j0; b < j1; b++) {
+                Vec<T, V> v = load<T, V>(from + (a * g.W + b) * C + c);
+                at = v > best ? all<T, V>(T((a - top) * 3 + b - left)) : at;
+                best = v > best ? v : best;
+              }
+          }
+          for (long a = i0; a < i1; a++)
+            for (long b = j0; b < j1; b++) {
+              T* q = to + (a * g.W + b) * C + c;
+              Vec<T, V> here = all<T, V>(T((a - top) * 3 + b - left));
+              store<T, V>(q, load<T, V>(q) + even + (at == here ? peak : zero));
+            }
+        }
+      }
+  }
+}
+
+}  // namespace
