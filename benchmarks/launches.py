@@ -4,7 +4,7 @@
 
 Counted below autograd on a CPU, views and allocations left out, one forward and one backward pass
 of the network at the papers' depth (the count does not depend on sizes). The depthwise stage of the
-batched network counts as on a GPU: packing and one kernel forward, three kernels backward.
+batched network counts as on a GPU: one kernel forward, three kernels backward.
 """
 
 from __future__ import annotations
@@ -45,7 +45,6 @@ class LikeOnGPU(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, stride: int, *weights: Tensor) -> Tensor:
         ctx.shapes = x.shape, [w.shape for w in weights]
-        torch.cat([w.flatten() for w in weights])
         n, height, width = x.shape[:3]
         return x.new_ones((n, -(-height // stride), -(-width // stride), len(weights),
                            x.shape[-1]))
@@ -59,8 +58,8 @@ class LikeOnGPU(torch.autograd.Function):
                 *(f.view(w) for f, w in zip(found, weights, strict=True)))
 
 
-def like_on_gpu(x: Tensor, weights: Any, dilations: Any, stride: int = 1, *, shared: bool
-                ) -> Tensor:
+def like_on_gpu(x: Tensor, weights: Any, dilations: Any, stride: int = 1, *, shared: bool,
+                packed: Tensor) -> Tensor:
     return LikeOnGPU.apply(x, stride, *weights)
 
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from search_spaces.darts.fast.gpu.depthwise import depthwise_relu
+from search_spaces.darts.fast.gpu.depthwise import depthwise_relu, pack
 from search_spaces.darts.fast.gpu.plan import CellPlan, Group, Pooled, SourcePlan
 from search_spaces.darts.fast.gpu.pointwise import blocks_of, pointwise
 from search_spaces.darts.fast.gpu.statistics import Statistics, normalise
@@ -51,8 +51,9 @@ def _run_nodes(cell: SearchCell, plan: CellPlan, inputs: list[Tensor], own: _Own
         if found is None:  # no live input: the node is zero
             shape = n, -(-height // stride), -(-width // stride), channels
             return inputs[0].new_zeros(shape)
-        total = found[0] if len(found) == 1 else torch.stack(found).sum(dim=0)
-        return total.contiguous()
+        if len(found) == 2:
+            return (found[0] + found[1]).contiguous()
+        return (found[0] if len(found) == 1 else torch.stack(found).sum(dim=0)).contiguous()
 
     states: list[Tensor] = []
     for source, part in enumerate(plan.sources):
@@ -66,9 +67,9 @@ def _run_nodes(cell: SearchCell, plan: CellPlan, inputs: list[Tensor], own: _Own
 
 
 class _Own:
-    """A cell's mixing weights (per part, [m, C], the same in all channels) and pointwise matrices
-    (per stage, [E, C, C], and rounded to the type of the maps), made in one go and handed out in
-    the order of the plan."""
+    """A cell's mixing weights (per part, [m, C], the same in all channels), pointwise matrices (per
+    stage, [E, C, C], and rounded to the type of the maps) and packed depthwise weights (per stage),
+    made in one go and handed out in the order of the plan."""
 
     def __init__(self, plan: CellPlan, row: Tensor, slots: Tensor, like: Tensor):
         self.weights = iter(row.index_select(0, slots)[:, None].expand(-1, like.shape[-1])
@@ -79,6 +80,7 @@ class _Own:
             sizes = [len(stage) for stage in plan.pointwise]
             rounded = stacked.detach().to(like.dtype)
             self.matrices = zip(stacked.split(sizes), rounded.split(sizes), strict=True)
+        self.taps = iter(pack(plan.depthwise, like))
 
 
 def _to_nhwc(x: Tensor) -> Tensor:
@@ -93,24 +95,25 @@ def _run_source(part: SourcePlan, x: Tensor, stride: int, own: _Own, statistics:
                 ) -> Iterator[Maps]:
     """x [N,H,W,C] to all its destinations."""
     if part.convolutions:
-        first = [stage for g in part.convolutions for stage in g.stages[0]]
-        u = _depthwise(x, first, stride, shared=True)
+        u = _depthwise(x, part.depthwise[0], own, stride, shared=True)
         sizes = [len(g.terms) for g in part.convolutions]
         for group, v in zip(part.convolutions, u.split(sizes, dim=-2), strict=True):
             yield _convolutions(group, v, own, statistics)
     if part.points:
         yield _reductions(part.points, x, next(own.weights), statistics)
     if part.pooled:
-        yield _pooled(part.pooled, x, stride, next(own.weights)[:, 0], statistics)
+        yield _pooled(part.pooled, x, stride, next(own.weights), statistics)
     for term, target in part.library:
         with torch.autocast(x.device.type, x.dtype, enabled=x.dtype == torch.bfloat16):
             y = _to_nhwc(term.module(x.permute(0, 3, 1, 2)))
         yield [(next(own.weights) * y).to(x.dtype)], [target]
 
 
-def _depthwise(x: Tensor, stages: Sequence[Stage], stride: int = 1, *, shared: bool) -> Tensor:
+def _depthwise(x: Tensor, stages: Sequence[Stage], own: _Own, stride: int = 1, *, shared: bool
+               ) -> Tensor:
     return depthwise_relu(x, [s.depthwise.weight for s in stages],
-                          [s.depthwise.dilation[0] for s in stages], stride, shared=shared)
+                          [s.depthwise.dilation[0] for s in stages], stride, shared=shared,
+                          packed=next(own.taps))
 
 
 def _convolutions(group: Group, u: Tensor, own: _Own, statistics: Statistics) -> Maps:
@@ -119,12 +122,10 @@ def _convolutions(group: Group, u: Tensor, own: _Own, statistics: Statistics) ->
     weights = next(own.weights)
     for i, stages in enumerate(group.stages):
         if i:
-            u = _depthwise(u, stages, shared=False)
+            u = _depthwise(u, stages, own, shared=False)
         z = pointwise(u, *next(own.matrices))
         u = normalise(z, [s.norm for s in stages], statistics, weights if i == last else None)
-    if len(group.levels) > 1:
-        u = _Fold.apply(u, group.levels)
-    return u.unbind(-2), group.targets
+    return _Fold.apply(u, group.levels), group.targets
 
 
 def _reductions(group: Group, x: Tensor, weights: Tensor, statistics: Statistics) -> Maps:
@@ -141,18 +142,18 @@ def _reductions(group: Group, x: Tensor, weights: Tensor, statistics: Statistics
 
 
 def _pooled(part: Pooled, x: Tensor, stride: int, weights: Tensor, statistics: Statistics) -> Maps:
-    """Pools and skips to every edge; weights [targets * kinds], zero where an edge has it not."""
+    """Pools and skips to every edge; weights [targets * kinds, C], zero where there is none."""
     image = x.permute(0, 3, 1, 2)
     maps = {k: x if k == "skip" else _pool(k, image, stride) for k in part.kinds}
     norms = {k: [t.pool_norm for t in part.terms[k] if t.pool_norm] for k in part.kinds}
-    by_target = weights.view(len(part.targets), len(part.kinds))
     if statistics.training:
         for k in part.kinds:
             if k != "skip":
                 maps[k] = normalise(maps[k].unsqueeze(-2), norms[k], statistics).squeeze(-2)
         stacked = torch.stack([maps[k].to(weights.dtype) for k in part.kinds])
-        mixed = _Mix.apply(by_target, stacked.flatten(1)).to(x.dtype)
+        mixed = _Mix.apply(weights, stacked.flatten(1)).to(x.dtype)
         return mixed.view(-1, *stacked.shape[1:]).unbind(), part.targets
+    by_target = weights.view(len(part.targets), len(part.kinds), -1)
     out: list[Tensor] = []
     targets: list[int] = []  # evaluation: every edge has its own running statistics
     for i, k in enumerate(part.kinds):
@@ -160,7 +161,6 @@ def _pooled(part: Pooled, x: Tensor, stride: int, weights: Tensor, statistics: S
         rows = [j for j, is_there in enumerate(there) if is_there]
         own = torch.stack([by_target[j, i] for j in rows])
         copies = maps[k].unsqueeze(-2).expand(*maps[k].shape[:-1], len(rows), -1)
-        own = own[:, None].expand(-1, x.shape[-1])
         y = own * copies if k == "skip" else normalise(copies, norms[k], statistics, own)
         out += y.to(x.dtype).unbind(-2)
         targets += [part.targets[j] for j in rows]
@@ -175,39 +175,44 @@ def _pool(kind: str, image: Tensor, stride: int) -> Tensor:
 
 
 class _Fold(torch.autograd.Function):
-    """[N,h,w,E,C] in levels -> [N,h,w,levels[0],C]: the sum over the operations of every edge."""
+    """[N,h,w,E,C] in levels -> levels[0] maps [N,h,w,C], the sums over every edge's operations."""
 
     @staticmethod
-    def forward(ctx: Any, y: Tensor, levels: tuple[int, ...]) -> Tensor:
+    def forward(ctx: Any, y: Tensor, levels: tuple[int, ...]) -> tuple[Tensor, ...]:
         ctx.levels = levels
-        first, *rest = y.split(levels, dim=-2)
-        out = first.clone(memory_format=torch.contiguous_format)
+        out, *rest = y.split(levels, dim=-2)
+        if rest:
+            out = out + rest.pop(0) if levels[0] == levels[1] else out.clone()
         for part in rest:
             out[..., :part.shape[-2], :] += part
-        return out
+        return out.unbind(-2)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return torch.cat([gradient[..., :n, :] for n in ctx.levels], dim=-2), None
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return torch.stack([g for n in ctx.levels for g in gradients[:n]], dim=-2), None
 
 
 class _Mix(torch.autograd.Function):
-    """weights [k,p] @ maps [p,values]. The gradient of the weights sums blocks of values side by
-    side: one product with k*p results would keep a GPU's many cores waiting for one."""
+    """weights [k*p, C] (equal in all C columns), maps [p, values] -> their k mixtures [k, values].
+    The gradient of the weights sums blocks of values side by side: one product with k*p results
+    would keep a GPU's many cores waiting for one."""
 
     @staticmethod
     def forward(ctx: Any, weights: Tensor, maps: Tensor) -> Tensor:
-        ctx.save_for_backward(weights, maps)
-        return weights @ maps
+        ctx.columns = weights.shape[1]
+        matrix = weights[:, 0].view(-1, len(maps))
+        ctx.save_for_backward(matrix, maps)
+        return matrix @ maps
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        weights, maps = ctx.saved_tensors
+        matrix, maps = ctx.saved_tensors
         own = None
         if ctx.needs_input_grad[0]:
             blocks = blocks_of(maps.shape[1])
             a, b = (x.reshape(len(x), blocks, -1).transpose(0, 1) for x in (gradient, maps))
-            own = torch.bmm(a, b.transpose(1, 2)).sum(dim=0)
-        return own, weights.T @ gradient if ctx.needs_input_grad[1] else None
+            own = torch.bmm(a, b.transpose(1, 2)).sum(dim=0).view(-1, 1) / ctx.columns
+            own = own.expand(-1, ctx.columns)
+        return own, matrix.T @ gradient if ctx.needs_input_grad[1] else None

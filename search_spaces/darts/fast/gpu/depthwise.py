@@ -18,18 +18,30 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-__all__ = ["depthwise_relu", "library_depthwise_relu", "triton_depthwise_relu"]
+__all__ = ["depthwise_relu", "library_depthwise_relu", "pack", "triton_depthwise_relu"]
 
 log = logging.getLogger(__name__)
 
 
+def pack(stages: Sequence[Sequence[Tensor]], like: Tensor) -> list[Tensor]:
+    """The weights of many stages as the GPU kernels read them: per stage [taps, C] in the type of
+    sums over `like`, where neighbouring threads find neighbouring channels. Without gradients."""
+    if not stages:
+        return []
+    with torch.no_grad():
+        taps = torch.cat([w.flatten(1).t() for stage in stages for w in stage])
+        return list(taps.to(_sum_type(like)).split(
+            [sum(w[0].numel() for w in stage) for stage in stages]))
+
+
 def depthwise_relu(x: Tensor, weights: Sequence[Tensor], dilations: Sequence[int],
-                   stride: int = 1, *, shared: bool) -> Tensor:
+                   stride: int = 1, *, shared: bool, packed: Tensor | None = None) -> Tensor:
     """Convolution e of relu(x), for all E of them.
 
     x: `shared` [N, H, W, C], else [N, H, W, E, C] (convolution e reads x[..., e, :]), contiguous.
     weights: E tensors [C, 1, K, K] of one float type, K in 3, 5, 7; the padding dilation*(K-1)/2
-    (of zeros, behind the ReLU) keeps the size at stride 1. stride: 1 or 2.
+    (of zeros, behind the ReLU) keeps the size at stride 1. stride: 1 or 2. packed: the weights'
+    values, if they have been packed for many stages at once.
     -> [N, ceil(H/stride), ceil(W/stride), E, C] in x's type, contiguous; sums in float32 (float64
     for float64), whatever autocast says. Once differentiable on a GPU. New kernel sizes and
     dilations are uploaded at their first use there: not inside the capture of a CUDA graph.
@@ -39,7 +51,7 @@ def depthwise_relu(x: Tensor, weights: Sequence[Tensor], dilations: Sequence[int
     assert all(w.shape == (x.shape[-1], 1, w.shape[-1], w.shape[-1]) and w.shape[-1] in (3, 5, 7)
                for w in weights)
     if x.is_cuda and _triton_is_here():
-        return triton_depthwise_relu(x, weights, dilations, stride, shared=shared)
+        return triton_depthwise_relu(x, weights, dilations, stride, shared=shared, packed=packed)
     return library_depthwise_relu(x, weights, dilations, stride, shared=shared)
 
 
@@ -74,9 +86,12 @@ def library_depthwise_relu(x: Tensor, weights: Sequence[Tensor], dilations: Sequ
 
 
 def triton_depthwise_relu(x: Tensor, weights: Sequence[Tensor], dilations: Sequence[int],
-                          stride: int = 1, *, shared: bool) -> Tensor:
+                          stride: int = 1, *, shared: bool, packed: Tensor | None = None
+                          ) -> Tensor:
     """As `depthwise_relu`, on the GPU kernels."""
-    return _Depthwise.apply(x, tuple(dilations), stride, shared, *weights)
+    if packed is None:
+        packed, = pack([weights], x)
+    return _Depthwise.apply(x, packed, tuple(dilations), stride, shared, *weights)
 
 
 def _sum_type(x: Tensor) -> torch.dtype:
@@ -85,13 +100,11 @@ def _sum_type(x: Tensor) -> torch.dtype:
 
 class _Depthwise(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, dilations: tuple[int, ...], stride: int, shared: bool,
-                *weights: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, packed: Tensor, dilations: tuple[int, ...], stride: int,
+                shared: bool, *weights: Tensor) -> Tensor:
         from search_spaces.darts.fast.gpu import triton_depthwise as kernels
 
         kinds = kernels.Kinds(tuple(w.shape[-1] for w in weights), dilations)
-        # [taps, C]: neighbouring threads read neighbouring channels
-        packed = torch.cat([w.flatten(1).t() for w in weights]).to(_sum_type(x))
         ctx.set_materialize_grads(False)
         ctx.options = kinds, stride, shared
         ctx.shapes = [w.shape for w in weights]
@@ -112,8 +125,8 @@ class _Depthwise(torch.autograd.Function):
             du = du.contiguous()
             if ctx.needs_input_grad[0]:
                 dx = kernels.input_gradient(x, packed, kinds, stride, shared, du)
-            if any(ctx.needs_input_grad[4:]):
+            if any(ctx.needs_input_grad[5:]):
                 flat = kernels.weight_gradient(x, kinds, stride, shared, du).to(ctx.kind)
                 views = flat.split([shape.numel() for shape in ctx.shapes])
                 dw = [v.view(shape) for v, shape in zip(views, ctx.shapes, strict=True)]
-        return dx, None, None, None, *dw
+        return dx, None, None, None, None, *dw

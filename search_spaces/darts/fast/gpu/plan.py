@@ -59,6 +59,13 @@ class SourcePlan:
         """Those that start with a depthwise convolution."""
         return [g for g in (self.separable, self.dilated) if g]
 
+    @property
+    def depthwise(self) -> list[list[Stage]]:
+        """The first stages of all convolutions, which read the node, then the second ones."""
+        groups = self.convolutions
+        first = [stage for g in groups for stage in g.stages[0]]
+        return [first, *(stages for g in groups for stages in g.stages[1:])] if first else []
+
     def slots(self, operations: int) -> list[list[int | None]]:
         """Flat indices of the mixing weights, one list per part, in the order they are used."""
         groups = self.convolutions + ([self.points] if self.points else [])
@@ -84,6 +91,12 @@ class CellPlan:
         """Weights of the pointwise convolutions, one list per stage, in the order of use."""
         return [[stage.pointwise.weight for stage in stages] for s in self.sources
                 for group in s.convolutions for stages in group.stages]
+
+    @cached_property
+    def depthwise(self) -> list[list[Tensor]]:
+        """Weights of the depthwise convolutions that run together, in the order of use."""
+        return [[stage.depthwise.weight for stage in stages] for s in self.sources
+                for stages in s.depthwise]
 
 
 def _slot(term: Term, operations: int) -> int:

@@ -56,4 +56,4 @@ def _weight_gradients(dz: Tensor, u: Tensor, kind: torch.dtype) -> Tensor:
     *_, edges, channels = dz.shape
     a, b = (x.reshape(blocks_of(x[..., 0, 0].numel()), -1, edges * channels) for x in (dz, u))
     parts = torch.bmm(a.transpose(1, 2), b).view(len(a), edges, channels, edges, channels)
-    return parts.diagonal(dim1=1, dim2=3).sum(dim=0, dtype=kind).permute(2, 0, 1).contiguous()
+    return parts.diagonal(dim1=1, dim2=3).permute(0, 3, 1, 2).sum(dim=0, dtype=kind)
