@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 import torch
 
+from benchmarks import launches
 from benchmarks.breakdown import floors
 from benchmarks.forms import LIVE, OPERATIONS, live_mask, networks
-from search_spaces import CellSpace
+from search_spaces import CellSpace, SearchNetwork
+from search_spaces.darts.fast import BatchedSearchNetwork
 from search_spaces.darts.fast.cpu import native
 
 pytestmark = [
@@ -85,3 +87,11 @@ def test_the_floor_counts_what_is_live() -> None:
     assert more["bytes_ms"] - base["bytes_ms"] == pytest.approx(1e3 * 8 * 4 * 3 * values / 1e9)
     half = floors(network, 3, 8, live, rates, "bfloat16")
     assert half["bytes_ms"] == pytest.approx(more["bytes_ms"] / 2)
+
+
+def test_the_batched_network_launches_less() -> None:
+    plain, batched = (launches.count(kind, "dense") for kind in (SearchNetwork,
+                                                                 BatchedSearchNetwork))
+    assert plain["step"] > 5 * batched["step"]
+    for counted in (plain, batched):
+        assert counted["mixing_backward"] < counted["backward"]
