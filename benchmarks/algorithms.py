@@ -1,7 +1,7 @@
 """One search step of each algorithm, as its strategy makes it: plain eager NCHW against fast.
 
     python -m benchmarks.algorithms [--json] [--algorithm darts darts_2nd asap bayesnas cars]
-                                    [--batch N] [--repeats 3] [--threads N]
+                                    [--batch N] [--channels N] [--repeats 3] [--threads N]
                                     [--precision float32|bfloat16]
 
 Settings are those of `python run.py algorithm=NAME search=paper dataset=cifar10` (with `--batch`
@@ -14,7 +14,8 @@ curvature or candidates, as if nothing were ever pruned.
 
 from __future__ import annotations
 
-import json
+import argparse
+import math
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -23,7 +24,8 @@ import torch
 from torch import Tensor
 
 from algorithms.strategy import Batch, Problem
-from benchmarks.measuring import alternate, environment, parser, peak_memory
+from benchmarks.forms import check_precision
+from benchmarks.measuring import alternate, count, environment, parser, peak_memory, run
 from nasbench.build import component, construct
 from nasbench.clock import Clock
 from nasbench.configuration import compose
@@ -54,6 +56,8 @@ def make_step(form: str, config: dict[str, Any], settings: SearchSettings, devic
     network = kind(CellSpace(tuple(space["operations"]), space["nodes"]), settings.channels,
                    settings.cells, CLASSES, image_size=SIZE, share_cells=space["share_cells"])
     network = network.to(device)
+    if fast:
+        check_precision(device, precision)
     chosen = Precision.choose(device, precision if fast else "float32", None)
     weights = SupernetWeights(
         network, learning_rate=settings.learning_rate, momentum=settings.momentum,
@@ -96,43 +100,44 @@ def measure(algorithm: str, overrides: list[str], repeats: int, device: torch.de
     memory = {form: peak_memory(make_step(form, config, settings, device, precision, False), device)
               for form in FORMS}
     share = settings.train_fraction or 1 - settings.valid_fraction
-    count = int(IMAGES * share / settings.batch_size) * settings.epochs
+    steps_of_search = math.ceil(round(IMAGES * share) / settings.batch_size) * settings.epochs
     return {"algorithm": algorithm, "batch": settings.batch_size, "channels": settings.channels,
             "cells": settings.cells, **{f"{form}_ms": ms[form] for form in FORMS},
             "ratio": ms["plain"] / ms["fast"], "peak_memory_bytes": memory,
-            "search_steps": count,
-            "steps_hours": {form: ms[form] * count / 3.6e6 for form in FORMS}, "repeats": repeats}
+            "search_steps": steps_of_search,
+            "steps_hours": {form: ms[form] * steps_of_search / 3.6e6 for form in FORMS},
+            "repeats": repeats}
+
+
+def measure_all(a: argparse.Namespace, device: torch.device) -> dict[str, Any]:
+    overrides = [f"search.{key}={value}" for key, value in
+                 (("batch_size", a.batch), ("channels", a.channels)) if value is not None]
+    cases = [measure(name, overrides, a.repeats, device, a.precision) for name in a.algorithm]
+    return {"benchmark": "algorithms", "ratio": min(c["ratio"] for c in cases),
+            **environment(device, a.precision), "cases": cases}
+
+
+def table(r: dict[str, Any]) -> str:
+    lines = [f"{r['device']}, {r['threads']} threads, torch {r['torch']}, {r['dtype']} (plain: "
+             "float32); milliseconds per step; hours: of all steps of the search, extrapolated",
+             f"{'':>10} {'batch':>5} {'C':>3} {'plain':>9} {'fast':>9} {'ratio':>6} {'hours':>7}  "
+             "peak MiB plain/fast"]
+    for c in r["cases"]:
+        memory = [round(c["peak_memory_bytes"][form] / 2**20) for form in FORMS]
+        lines.append(
+            f"{c['algorithm']:>10} {c['batch']:>5} {c['channels']:>3} {c['plain_ms']:>9.1f} "
+            f"{c['fast_ms']:>9.1f} {c['ratio']:>6.2f} {c['steps_hours']['fast']:>7.2f}  "
+            f"{memory[0]}/{memory[1]}")
+    return "\n".join([*lines, f"ratio (worst case): {r['ratio']:.2f}"])
 
 
 def main() -> None:
     p = parser(str(__doc__).splitlines()[0])
     p.set_defaults(repeats=3)
     p.add_argument("--algorithm", nargs="+", choices=ALGORITHMS, default=list(ALGORITHMS))
-    p.add_argument("--batch", type=int, default=None, help="default: the algorithm's own")
-    p.add_argument("--channels", type=int, default=None, help="default: the algorithm's own")
-    a = p.parse_args()
-    if a.threads:
-        torch.set_num_threads(a.threads)
-    device = torch.device(a.device)
-    overrides = [f"search.{key}={value}" for key, value in
-                 (("batch_size", a.batch), ("channels", a.channels)) if value is not None]
-    cases = [measure(name, overrides, a.repeats, device, a.precision) for name in a.algorithm]
-    result = {"benchmark": "algorithms", "ratio": min(c["ratio"] for c in cases),
-              **environment(device, a.precision), "cases": cases}
-    if a.json:
-        print(json.dumps(result, indent=1))
-        return
-    print(f"{result['device']}, {result['threads']} threads, torch {result['torch']}, "
-          f"{a.precision} (plain: float32); milliseconds per step; hours: all steps of the paper's "
-          "search, extrapolated")
-    print(f"{'':>10} {'batch':>5} {'C':>3} {'plain':>9} {'fast':>9} {'ratio':>6} {'hours':>7}  "
-          "peak MiB plain/fast")
-    for c in cases:
-        memory = [round(c["peak_memory_bytes"][form] / 2**20) for form in FORMS]
-        print(f"{c['algorithm']:>10} {c['batch']:>5} {c['channels']:>3} {c['plain_ms']:>9.1f} "
-              f"{c['fast_ms']:>9.1f} {c['ratio']:>6.2f} {c['steps_hours']['fast']:>7.2f}  "
-              f"{memory[0]}/{memory[1]}")
-    print(f"ratio (worst case): {result['ratio']:.2f}")
+    p.add_argument("--batch", type=count, default=None, help="default: the algorithm's own")
+    p.add_argument("--channels", type=count, default=None, help="default: the algorithm's own")
+    run(p, measure_all, table)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ children under the previous ones (256 in the first).
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 from collections.abc import Callable
@@ -26,7 +25,7 @@ from typing import Any
 import torch
 
 from benchmarks.forms import OPERATIONS
-from benchmarks.measuring import alternate, environment, parser, seconds
+from benchmarks.measuring import alternate, count, environment, parser, run, seconds
 from nasbench.clock import Clock
 from nasbench.data import DataInfo
 from nasbench.data.normalisation import Normaliser
@@ -98,9 +97,8 @@ def score(weights: SupernetWeights, draw: Callable[[], Mixing], a: argparse.Name
     return found
 
 
-def measure(a: argparse.Namespace) -> dict[str, Any]:
+def measure(a: argparse.Namespace, device: torch.device) -> dict[str, Any]:
     """All medians, as a record."""
-    device = torch.device(a.device)
     torch.manual_seed(0)
     network = build_search_network(CellSpace(OPERATIONS), a.channels, a.cells, 10,
                                    image_size=a.image_size, device=device)
@@ -144,18 +142,14 @@ def table(r: dict[str, Any]) -> str:
 def main() -> None:
     p = parser("CARS: sparse against dense weight steps, and the cost of scoring candidates.")
     p.set_defaults(repeats=15)
-    p.add_argument("--batch", type=int, nargs="+", default=[BATCH])
-    p.add_argument("--channels", type=int, default=16)
-    p.add_argument("--cells", type=int, default=8)
-    p.add_argument("--image-size", type=int, default=32)
-    p.add_argument("--images", type=int, default=IMAGES)
-    p.add_argument("--score-batch", type=int, default=2500)
-    p.add_argument("--candidates", type=int, default=5)
-    a = p.parse_args()
-    if a.threads:
-        torch.set_num_threads(a.threads)
-    record = measure(a)
-    print(json.dumps(record, indent=1) if a.json else table(record))
+    p.add_argument("--batch", type=count, nargs="+", default=[BATCH])
+    p.add_argument("--channels", type=count, default=16)
+    p.add_argument("--cells", type=count, default=8)
+    p.add_argument("--image-size", type=count, default=32)
+    p.add_argument("--images", type=count, default=IMAGES)
+    p.add_argument("--score-batch", type=count, default=2500)
+    p.add_argument("--candidates", type=count, default=5)
+    run(p, measure, table)
 
 
 if __name__ == "__main__":

@@ -54,6 +54,13 @@ def networks(space: CellSpace, channels: int, cells: int, size: int, device: tor
     return out
 
 
+def check_precision(device: torch.device, precision: str) -> None:
+    """ValueError where the fast network would take the plain forward."""
+    if device.type == "cpu" and precision != "float32":
+        raise ValueError("--precision: the fast search network computes in float32 on a CPU, got "
+                         f"{precision}")
+
+
 def make_step(network: SearchNetwork, form: str, batch: int, size: int, live: Tensor,
               precision: str = "float32", cuda_graphs: bool = False) -> Callable[[], None]:
     """The step as a function without arguments; precision and graphs are the fast form's."""
@@ -66,6 +73,8 @@ def make_step(network: SearchNetwork, form: str, batch: int, size: int, live: Te
     images = [b.contiguous(memory_format=torch.channels_last) if form == "plain_channels_last"
               else b for b in x]
     fast = form == "fast"
+    if fast:
+        check_precision(device, precision)
     chosen = Precision.choose(device, precision if fast else "float32", None)
     trainer = SupernetWeights(
         network, learning_rate=1e-3, momentum=0.9, weight_decay=3e-4, grad_clip=5.0, clock=Clock(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import platform
 import statistics
 import time
@@ -15,16 +16,40 @@ import torch
 from nasbench.capture import WARM_UP
 
 
+def count(text: str) -> int:
+    """An argument that must be a positive integer."""
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a positive integer, got {text!r}")
+    return int(text)
+
+
 def parser(description: str) -> argparse.ArgumentParser:
+    """The options of all benchmarks."""
     out = argparse.ArgumentParser(description=description)
     out.add_argument("--json", action="store_true", help="print one JSON object")
-    out.add_argument("--repeats", type=int, default=5)
-    out.add_argument("--threads", type=int, default=None, help="CPU threads (default: torch's)")
+    out.add_argument("--repeats", type=count, default=5)
+    out.add_argument("--threads", type=count, default=None, help="CPU threads (default: torch's)")
     out.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     out.add_argument("--precision", choices=("float32", "bfloat16"),
                      default="bfloat16" if torch.cuda.is_available() else "float32",
                      help="of the fast form")
     return out
+
+
+def run(options: argparse.ArgumentParser,
+        measure: Callable[[argparse.Namespace, torch.device], dict[str, Any]],
+        table: Callable[[dict[str, Any]], str]) -> None:
+    """Parse, measure and print; what cannot be measured ends in one line and exit code 2."""
+    a = options.parse_args()
+    if a.threads:
+        torch.set_num_threads(a.threads)
+    try:
+        device = torch.device(a.device)
+        torch.empty(1, device=device)
+        result = measure(a, device)
+    except (ValueError, OSError, RuntimeError, AssertionError) as error:
+        options.error((str(error).splitlines() or [type(error).__name__])[0])
+    print(json.dumps(result, indent=1) if a.json else table(result))
 
 
 def seconds(step: Callable[[], None], device: torch.device) -> float:

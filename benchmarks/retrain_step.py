@@ -11,14 +11,22 @@ plain / fast.
 
 from __future__ import annotations
 
-import json
+import argparse
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
 import torch
 
-from benchmarks.measuring import alternate, environment, parser, peak_memory, seconds
+from benchmarks.measuring import (
+    alternate,
+    count,
+    environment,
+    parser,
+    peak_memory,
+    run,
+    seconds,
+)
 from nasbench.build import construct
 from nasbench.configuration import compose
 from nasbench.precision import Precision
@@ -57,19 +65,8 @@ def make_step(form: str, genotype: str, batch: int, channels: int, cells: int, s
     return step
 
 
-def main() -> None:
-    p = parser(str(__doc__).splitlines()[0])
-    p.add_argument("--genotype", default="DARTS_V2")
-    p.add_argument("--batch", type=int, default=96)
-    p.add_argument("--channels", type=int, default=36)
-    p.add_argument("--cells", type=int, default=20)
-    p.add_argument("--image-size", type=int, default=32)
-    p.add_argument("--compile", action="store_true", default=torch.cuda.is_available(),
-                   help="compile the cells (default on a GPU)")
-    a = p.parse_args()
-    if a.threads:
-        torch.set_num_threads(a.threads)
-    device = torch.device(a.device)
+def measure(a: argparse.Namespace, device: torch.device) -> dict[str, Any]:
+    """One case, as a record."""
     with ExitStack() as stack:
         def steps(cuda_graphs: bool) -> dict[str, Callable[[], None]]:
             return {form: make_step(form, a.genotype, a.batch, a.channels, a.cells, a.image_size,
@@ -86,17 +83,29 @@ def main() -> None:
         "ratio": ms["plain"] / ms["fast"], "first_fast_step_seconds": first,
         "images_per_second": {f: 1e3 * a.batch / ms[f] for f in FORMS},
         "peak_memory_bytes": memory, "repeats": a.repeats}
-    result = {"benchmark": "retrain_step", "ratio": case["ratio"],
-              **environment(device, a.precision), "cases": [case]}
-    if a.json:
-        print(json.dumps(result, indent=1))
-        return
-    print(f"{result['device']}, {result['threads']} threads, torch {result['torch']}; "
-          f"{a.genotype}, {a.cells} cells, C={a.channels}, batch {a.batch}, fast in {a.precision}")
-    for f in FORMS:
-        print(f"{f:>6} {ms[f]:>9.1f} ms {case['images_per_second'][f]:>9.0f} images/s "
-              f"{memory[f] / 2**20:>8.0f} MiB peak")
-    print(f"ratio: {case['ratio']:.2f}")
+    return {"benchmark": "retrain_step", "ratio": case["ratio"],
+            **environment(device, a.precision), "cases": [case]}
+
+
+def table(r: dict[str, Any]) -> str:
+    c, = r["cases"]
+    lines = [f"{r['device']}, {r['threads']} threads, torch {r['torch']}; {c['genotype']}, "
+             f"{c['cells']} cells, C={c['channels']}, batch {c['batch']}, fast in {r['dtype']}"]
+    lines += [f"{f:>6} {c[f'{f}_ms']:>9.1f} ms {c['images_per_second'][f]:>9.0f} images/s "
+              f"{c['peak_memory_bytes'][f] / 2**20:>8.0f} MiB peak" for f in FORMS]
+    return "\n".join([*lines, f"ratio: {r['ratio']:.2f}"])
+
+
+def main() -> None:
+    p = parser(str(__doc__).splitlines()[0])
+    p.add_argument("--genotype", default="DARTS_V2")
+    p.add_argument("--batch", type=count, default=96)
+    p.add_argument("--channels", type=count, default=36)
+    p.add_argument("--cells", type=count, default=20)
+    p.add_argument("--image-size", type=count, default=32)
+    p.add_argument("--compile", action="store_true", default=torch.cuda.is_available(),
+                   help="compile the cells (default on a GPU)")
+    run(p, measure, table)
 
 
 if __name__ == "__main__":

@@ -8,14 +8,14 @@ process, times are medians of a first-order DARTS step (see `search_step`).
 
 from __future__ import annotations
 
-import json
+import argparse
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from benchmarks.forms import OPERATIONS, make_step, networks
-from benchmarks.measuring import alternate, environment, parser, peak_memory
+from benchmarks.measuring import alternate, environment, parser, peak_memory, run
 from search_spaces import CellSpace
 
 BASE = {"batch": 16, "channels": 16, "cells": 5, "image_size": 16, "live": 1.0}
@@ -47,31 +47,32 @@ def share_mask(space: CellSpace, share: float) -> Tensor:
     return torch.rand(shape, generator=torch.Generator().manual_seed(0)) < share
 
 
+def measure_all(a: argparse.Namespace, device: torch.device) -> dict[str, Any]:
+    curves = {axis: [point({**BASE, axis: value}, a.repeats, device, a.precision)
+                     for value in AXES[axis]] for axis in a.axis}
+    ratio = min(p["ratio"] for curve in curves.values() for p in curve)
+    return {"benchmark": "scaling", "ratio": ratio, **environment(device, a.precision),
+            "base": BASE, "curves": curves}
+
+
+def table(r: dict[str, Any]) -> str:
+    lines = [f"{r['device']}, {r['threads']} threads, torch {r['torch']}; fast in {r['dtype']}; "
+             f"base {BASE}"]
+    for axis, curve in r["curves"].items():
+        for c in curve:
+            memory = [round(c["peak_memory_bytes"][form] / 2**20) for form in FORMS]
+            lines.append(
+                f"{axis:>10} {c[axis]:>6} plain {c['plain_nchw_ms']:>7.0f} ms  fast "
+                f"{c['fast_ms']:>7.0f} ms  ratio {c['ratio']:>5.2f}  peak MiB "
+                f"{memory[0]}/{memory[1]}")
+    return "\n".join([*lines, f"ratio (worst case): {r['ratio']:.2f}"])
+
+
 def main() -> None:
     p = parser("Scaling curves of a search step.")
     p.add_argument("--axis", nargs="+", choices=list(AXES), default=list(AXES))
     p.set_defaults(repeats=3)
-    a = p.parse_args()
-    if a.threads:
-        torch.set_num_threads(a.threads)
-    device = torch.device(a.device)
-    curves = {axis: [point({**BASE, axis: value}, a.repeats, device, a.precision)
-                     for value in AXES[axis]] for axis in a.axis}
-    ratio = min(p["ratio"] for curve in curves.values() for p in curve)
-    result = {"benchmark": "scaling", "ratio": ratio, **environment(device, a.precision),
-              "base": BASE, "curves": curves}
-    if a.json:
-        print(json.dumps(result, indent=1))
-        return
-    print(f"{result['device']}, {result['threads']} threads, torch {result['torch']}; "
-          f"fast in {a.precision}; base {BASE}")
-    for axis, curve in curves.items():
-        for c in curve:
-            memory = [round(c["peak_memory_bytes"][form] / 2**20) for form in FORMS]
-            print(f"{axis:>10} {c[axis]:>6} plain {c['plain_nchw_ms']:>7.0f} ms  fast "
-                  f"{c['fast_ms']:>7.0f} ms  ratio {c['ratio']:>5.2f}  peak MiB "
-                  f"{memory[0]}/{memory[1]}")
-    print(f"ratio (worst case): {ratio:.2f}")
+    run(p, measure_all, table)
 
 
 if __name__ == "__main__":

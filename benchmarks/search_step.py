@@ -16,7 +16,7 @@ each algorithm as it makes them: `python -m benchmarks.algorithms`.
 
 from __future__ import annotations
 
-import json
+import argparse
 import sys
 from typing import Any
 
@@ -26,10 +26,12 @@ from benchmarks.breakdown import breakdown, floors
 from benchmarks.forms import FORMS, LIVE, OPERATIONS, live_mask, make_step, networks
 from benchmarks.measuring import (
     alternate,
+    count,
     environment,
     machine_rates,
     parser,
     peak_memory,
+    run,
 )
 from search_spaces import CellSpace
 
@@ -59,47 +61,52 @@ def measure(batch: int, kind: str, **sizes: Any) -> dict[str, Any]:
     return case | ({"breakdown": breakdown(batch, **sizes)} if kind == "dense" else {})
 
 
-def main() -> None:
-    p = parser("A first-order DARTS search step: plain against fast.")
-    p.add_argument("--batch", type=int, nargs="+", default=[16, 64])
-    p.add_argument("--live", nargs="+", choices=list(LIVE), default=list(LIVE))
-    p.add_argument("--channels", type=int, default=16)
-    p.add_argument("--cells", type=int, default=8)
-    p.add_argument("--image-size", type=int, default=32)
-    a = p.parse_args()
-    if a.threads:
-        torch.set_num_threads(a.threads)
-    device = torch.device(a.device)
+def measure_all(a: argparse.Namespace, device: torch.device) -> dict[str, Any]:
     rates = machine_rates(device, a.precision)
     sizes: dict[str, Any] = {
         "channels": a.channels, "cells": a.cells, "size": a.image_size, "repeats": a.repeats,
         "device": device, "precision": a.precision, "rates": rates}
     cases = [measure(batch, kind, **sizes) for batch in a.batch for kind in a.live]
-    result = {"benchmark": "search_step", "ratio": min(c["ratio"] for c in cases),
-              **environment(device, a.precision), "gflops": rates[0] / 1e9,
-              "gigabytes_per_second": rates[1] / 1e9, "cases": cases}
-    if a.json:
-        print(json.dumps(result, indent=1))
-        return
-    print(f"{result['device']}, {result['threads']} threads, torch {result['torch']}, "
-          f"{a.precision} (plain: float32), "
-          f"C={a.channels}, {a.cells} cells, {a.image_size}x{a.image_size}; milliseconds per step")
-    print(f"{'batch':>5} {'live':>9} {'NCHW':>8} {'ch.last':>8} {'fast':>8} {'ratio':>6} "
-          f"{'(c.l.)':>6} {'floor ops':>9} {'bytes':>6}  peak MiB NCHW/fast")
-    for c in cases:
+    return {"benchmark": "search_step", "ratio": min(c["ratio"] for c in cases),
+            **environment(device, a.precision), "gflops": rates[0] / 1e9,
+            "gigabytes_per_second": rates[1] / 1e9, "cases": cases}
+
+
+def table(r: dict[str, Any]) -> str:
+    first = r["cases"][0]
+    size = first["image_size"]
+    lines = [f"{r['device']}, {r['threads']} threads, torch {r['torch']}, {r['dtype']} (plain: "
+             f"float32), C={first['channels']}, {first['cells']} cells, {size}x{size}; "
+             "milliseconds per step",
+             f"{'batch':>5} {'live':>9} {'NCHW':>8} {'ch.last':>8} {'fast':>8} {'ratio':>6} "
+             f"{'(c.l.)':>6} {'floor ops':>9} {'bytes':>6}  peak MiB NCHW/fast"]
+    for c in r["cases"]:
         memory = [round(c["peak_memory_bytes"][k] / 2**20) for k in ("plain_nchw", "fast")]
-        print(f"{c['batch']:>5} {c['live']:>9} {c['plain_nchw_ms']:>8.1f} "
-              f"{c['plain_channels_last_ms']:>8.1f} {c['fast_ms']:>8.1f} {c['ratio']:>6.2f} "
-              f"{c['ratio_to_channels_last']:>6.2f} {c['floors']['operations_ms']:>9.1f} "
-              f"{c['floors']['bytes_ms']:>6.1f}  {memory[0]}/{memory[1]}")
-    print(f"ratio (worst case): {result['ratio']:.2f}")
-    for c in cases:
-        for i, part in enumerate(c.get("breakdown", [])):
-            if i == 0:
-                print(f"\nbatch {c['batch']}, dense: what each kind costs, milliseconds\n{'':>14} "
-                      f"{'NCHW':>8} {'fast':>8} {'ratio':>6} {'floor ops':>9} {'bytes':>6}")
-            print(f"{part['part']:>14} {part['plain_nchw_ms']:>8.1f} {part['fast_ms']:>8.1f} "
-                  f"{part['ratio']:>6.2f} {part['operations_ms']:>9.1f} {part['bytes_ms']:>6.1f}")
+        lines.append(
+            f"{c['batch']:>5} {c['live']:>9} {c['plain_nchw_ms']:>8.1f} "
+            f"{c['plain_channels_last_ms']:>8.1f} {c['fast_ms']:>8.1f} {c['ratio']:>6.2f} "
+            f"{c['ratio_to_channels_last']:>6.2f} {c['floors']['operations_ms']:>9.1f} "
+            f"{c['floors']['bytes_ms']:>6.1f}  {memory[0]}/{memory[1]}")
+    for c in r["cases"]:
+        if "breakdown" in c:
+            lines += ["", f"batch {c['batch']}, dense: what each kind costs, milliseconds",
+                      f"{'':>14} {'NCHW':>8} {'fast':>8} {'ratio':>6} {'floor ops':>9} "
+                      f"{'bytes':>6}"]
+        for part in c.get("breakdown", []):
+            lines.append(
+                f"{part['part']:>14} {part['plain_nchw_ms']:>8.1f} {part['fast_ms']:>8.1f} "
+                f"{part['ratio']:>6.2f} {part['operations_ms']:>9.1f} {part['bytes_ms']:>6.1f}")
+    return "\n".join([*lines, f"ratio (worst case): {r['ratio']:.2f}"])
+
+
+def main() -> None:
+    p = parser("A first-order DARTS search step: plain against fast.")
+    p.add_argument("--batch", type=count, nargs="+", default=[16, 64])
+    p.add_argument("--live", nargs="+", choices=list(LIVE), default=list(LIVE))
+    p.add_argument("--channels", type=count, default=16)
+    p.add_argument("--cells", type=count, default=8)
+    p.add_argument("--image-size", type=count, default=32)
+    run(p, measure_all, table)
 
 
 if __name__ == "__main__":

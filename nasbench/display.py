@@ -31,6 +31,10 @@ class Display:
     def say(self, text: str) -> None:
         """One line for the user, kept in the log."""
         log.info(text)
+        self.show(text)
+
+    def show(self, text: str) -> None:
+        """One line for the user that is in the log already."""
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def begin(self, phase: str, epochs: int, steps: int, epoch: int) -> None:

@@ -25,12 +25,13 @@ from nasbench.session import Session
 from nasbench.settings import require
 from nasbench.setup_run import Parts, prepare
 from search_spaces import Cell, Genotype, SearchNetwork
-from search_spaces.darts.fast import choose
+from search_spaces.darts.fast import choose, implementation_of
 from search_spaces.diagnosis import collapse_warning, diagnosis_plots, order_stable_since
 
 log = logging.getLogger("nasbench")
 TOP_LEVEL = ("task", "stage", "seed", "run_dir", "early_stop", "algorithm", "search", "evaluation",
              "dataset", "search_space", "hardware", "logger", "compress")
+LOGGERS = ("nasbench", "search_spaces")
 Work = Callable[[Session, dict[str, Any] | None], None]
 
 
@@ -60,7 +61,7 @@ def execute(config: dict[str, Any], display: Display | None = None) -> dict[str,
     identity = fingerprint(config)
     path = run_path(config)
     folder = RunFolder(path, identity)
-    with folder.locked(), _logging_to(path / "log.txt"):
+    with folder.locked(), _logging_to(path / "log.txt", display):
         previous = folder.read_result()
         if previous and previous["status"] == "done" and finished(previous):
             display.say(f"{path}: already finished; showing its result (remove the folder to run "
@@ -136,11 +137,8 @@ def _search(session: Session, state: dict[str, Any] | None, parts: Parts) -> Non
         train_fraction=parts.search.train_fraction, device=session.device,
         workers=parts.hardware.workers, channels_last=channels_last)
     torch.manual_seed(data.derive_seed(parts.seed, "supernet"))
-    wanted = state["implementation"] if state else parts.space_settings.implementation
-    if session.device.type == "cuda" and wanted != "plain":
-        session.display.say("checking the fast search network on this GPU (about a minute the "
-                            "first time, when its kernels are compiled and kept)")
-    network = parts.search_network(choose(wanted, session.device)).to(session.device)
+    network = parts.search_network(_network_class(parts, state)).to(session.device)
+    log.info("search network: %s", implementation_of(network))
     if channels_last:
         network = network.to(memory_format=torch.channels_last)
     measures = FinalMeasures(parts.final_network, parts.info.channels, parts.info.image_size,
@@ -162,6 +160,23 @@ def _search(session: Session, state: dict[str, Any] | None, parts: Parts) -> Non
     session.save({"phase": "evaluate-next"})
     session.folder.write_result(session.result)
     _report_search(session, parts, network)
+
+
+def _network_class(parts: Parts, state: dict[str, Any] | None) -> type[SearchNetwork]:
+    """As configured, or the one that an interrupted search began with."""
+    if state is None:
+        wanted = parts.space_settings.implementation
+        if wanted == "auto" and parts.plain_only:
+            log.warning("hardware.precision=bfloat16 runs the plain search network on a CPU; "
+                        "float32 would be faster")
+            wanted = "plain"
+        return choose(wanted, parts.device)
+    try:
+        return choose(state["implementation"], parts.device)
+    except ValueError as error:
+        raise ValueError(f"this search began with the {state['implementation']} network and goes "
+                         "on with it only; restore what it needs, or start anew in another run_dir "
+                         f"with search_space.implementation=plain: {error}") from None
 
 
 def _architecture_weights(session: Session) -> list[torch.Tensor]:
@@ -285,23 +300,42 @@ def _out_of_memory(error: BaseException) -> str | None:
     if isinstance(error, torch.OutOfMemoryError | MemoryError) or (
             isinstance(error, RuntimeError) and "can't allocate memory" in str(error)):
         return ("out of memory; lower search.batch_size, search.channels, evaluation.batch_size or "
-                "evaluation.channels, or set hardware.precision=bfloat16 or, on a GPU, "
+                "evaluation.channels or, on a GPU, set hardware.precision=bfloat16 or "
                 "hardware.cuda_graphs=false")
     return None
 
 
+class _OnScreen(logging.Handler):
+    """Warnings, and what the search network says of its start-up, beside the display's lines."""
+
+    def __init__(self, display: Display):
+        super().__init__(logging.INFO)
+        self.display = display
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno == logging.WARNING or record.name.startswith("search_spaces"):
+            prefix = "warning: " if record.levelno == logging.WARNING else ""
+            self.display.show(prefix + record.getMessage())
+
+
 @contextmanager
-def _logging_to(path: Path) -> Iterator[None]:
-    """The program's log lines, with times, go to the run's log file."""
-    handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    logger, propagate = logging.getLogger("nasbench"), logging.getLogger("nasbench").propagate
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    logger.propagate = False
+def _logging_to(path: Path, display: Display) -> Iterator[None]:
+    """The program's log lines, with times, go to the run's log file; some to the display too."""
+    to_file = logging.FileHandler(path, encoding="utf-8")
+    to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handlers, loggers = (to_file, _OnScreen(display)), [*map(logging.getLogger, LOGGERS)]
+    before = [(logger.propagate, logger.level) for logger in loggers]
+    for logger in loggers:
+        for handler in handlers:
+            logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+        logger.propagate = False
     try:
         yield
     finally:
-        logger.propagate = propagate
-        logger.removeHandler(handler)
-        handler.close()
+        for logger, (propagate, level) in zip(loggers, before, strict=True):
+            logger.propagate = propagate
+            logger.setLevel(level)
+            for handler in handlers:
+                logger.removeHandler(handler)
+        to_file.close()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from search_spaces.darts.fast import IMPLEMENTATIONS
+
 SCHEDULES = ("cosine", "linear", "exponential", "power_cosine")
 
 
@@ -133,8 +135,8 @@ class SpaceSettings:
     implementation: str
 
     def __post_init__(self) -> None:
-        require(self.implementation in ("auto", "fast", "plain"), "search_space.implementation",
-                "auto, fast or plain", self.implementation)
+        require(self.implementation in IMPLEMENTATIONS, "search_space.implementation",
+                f"one of {', '.join(IMPLEMENTATIONS)}", self.implementation)
 
 
 @dataclass(frozen=True)

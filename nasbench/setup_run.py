@@ -48,6 +48,11 @@ class Parts:
     early_stop: EarlyStop
     given: tuple[str, Genotype] | None
 
+    @property
+    def plain_only(self) -> bool:
+        """Whether only the plain search network computes in this precision on this device."""
+        return self.device.type == "cpu" and self.precision.name != "float32"
+
     def search_network(self, kind: type[SearchNetwork]) -> SearchNetwork:
         """A fresh search network of this class, drawn from torch's global generator."""
         return kind(
@@ -107,6 +112,8 @@ def prepare(config: dict[str, Any]) -> Parts:
     info = describe_data(dataset, test=config["stage"] != "search" and not evaluation.holdout)
     parts = Parts(config["stage"], config["seed"], settings, device, precision, dataset, info,
                   search, evaluation, space, space_settings, strategy, early_stop, given)
+    require(not (parts.plain_only and space_settings.implementation == "fast"),
+            "search_space.implementation", "auto or plain with bfloat16 on a CPU", "fast")
     _check_networks(parts)
     return parts
 

@@ -71,6 +71,22 @@ def test_the_search_step_names_algorithms_and_breaks_the_cost_down(
     assert "what each kind costs" in table and "dil_conv_5x5" in table
 
 
+@pytest.mark.parametrize(("name", "arguments", "words"), [
+    ("search_step", ["--batch", "0"], "--batch: must be a positive integer, got '0'"),
+    ("search_step", ["--batch", "2", "--channels", "3"], "channels must be even"),
+    ("search_step", ["--device", "abacus"], "abacus"),
+    ("search_step", ["--batch", "2", "--precision", "bfloat16"], "computes in float32 on a CPU"),
+    ("retrain_step", ["--genotype", "NOPE"], "NOPE: neither a published cell"),
+    ("algorithms", ["--repeats", "none"], "--repeats: must be a positive integer")])
+def test_a_mistake_is_one_line(name: str, arguments: list[str], words: str,
+                               monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.setattr("sys.argv", [name, *SMALL, *arguments])
+    with pytest.raises(SystemExit) as stop:
+        importlib.import_module(f"benchmarks.{name}").main()
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert stop.value.code == 2 and words in line
+
+
 def test_the_floor_counts_what_is_live() -> None:
     """By hand: a dilated 3x3 convolution of C channels is 9 + C multiply-adds per output value; two
     reduction cells of an 8x8 image have 8 channels of 4x4 and 16 of 2x2."""

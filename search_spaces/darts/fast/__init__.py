@@ -53,6 +53,8 @@ def _fast(device: torch.device) -> type[SearchNetwork]:
         return FastSearchNetwork
     if device.type != "cuda":
         raise OSError(f"it is made for CPUs and CUDA GPUs, not for {device.type}")
+    log.info("checking the fast search network on this GPU (its kernels are compiled the first "
+             "time, and kept)")
     found = disagreement(BatchedSearchNetwork, device)
     if found is not None:
         raise OSError(found)

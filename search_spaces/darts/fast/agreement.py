@@ -1,7 +1,7 @@
 """A fast network must agree with the plain one on the device at hand before a search may use it.
 
-GPU kernels are compiled by whatever driver and library versions a machine has; a few seconds at the
-start (once per machine a minute, as about 90 kernels are compiled and kept on its disk) buy that
+GPU kernels are compiled by whatever driver and library versions a machine has; a check at the
+start (longer once per machine, when about 90 kernels are compiled and kept on its disk) buys that
 nobody searches with a network that computes something else.
 """
 

@@ -12,6 +12,7 @@ import hashlib
 import logging
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -49,10 +50,11 @@ SIGNATURES = {
 }
 
 
-def compiler() -> str | None:
-    """Path of the C++ compiler (`CXX`, else g++, c++, clang++), or None."""
-    names = [os.environ["CXX"]] if os.environ.get("CXX") else ["g++", "c++", "clang++"]
-    return next((found for name in names if (found := shutil.which(name))), None)
+def compiler() -> list[str] | None:
+    """The C++ compiler's command (`CXX`, else g++, c++, clang++), or None."""
+    named = shlex.split(os.environ.get("CXX", ""))
+    commands = [named] if named else [["g++"], ["c++"], ["clang++"]]
+    return next(([found, *rest] for name, *rest in commands if (found := shutil.which(name))), None)
 
 
 def cache_folder() -> Path:
@@ -67,8 +69,11 @@ def library(dtype: torch.dtype) -> ctypes.CDLL:
     """The kernels for float32 or float64. Raises OSError where they cannot be built."""
     path = _path(dtype)
     if not path.exists():
-        _compile(dtype, path)
-    loaded = ctypes.CDLL(str(path))
+        path = _compile(dtype, path)
+    try:
+        loaded = ctypes.CDLL(str(path))
+    except OSError:  # not a library
+        loaded = ctypes.CDLL(str(_compile(dtype, path)))
     for name, arguments in SIGNATURES.items():
         function = getattr(loaded, name)
         function.argtypes, function.restype = arguments, None
@@ -79,24 +84,44 @@ def _path(dtype: torch.dtype) -> Path:
     found = compiler()
     if found is None:
         raise OSError("no C++ compiler found (CXX, g++, c++, clang++)")
-    version = subprocess.run([found, "--version"], capture_output=True, text=True).stdout
+    version = subprocess.run([*found, "--version"], capture_output=True, text=True).stdout
     try:  # -march=native: a cache on a shared disk must not serve another processor
         processor = [line for line in Path("/proc/cpuinfo").read_text().splitlines()
                      if line.startswith(("model name", "flags", "Features"))][:2]
     except OSError:
         processor = [platform.machine(), platform.processor()]
     sources = [p.read_text() for p in sorted(KERNELS.iterdir()) if p.suffix in (".h", ".cpp")]
-    parts = [*sources, found, version, *FLAGS, *processor, torch.__version__]
+    parts = [*sources, *found, version, *FLAGS, *processor, torch.__version__]
     key = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
     return cache_folder() / f"search_kernels_{NAMES[dtype]}_{key}.so"
 
 
-def _compile(dtype: torch.dtype, path: Path) -> None:
+@functools.cache
+def _own_folder() -> tempfile.TemporaryDirectory:
+    """Of this process, removed with it."""
+    return tempfile.TemporaryDirectory(prefix="nasbench-")
+
+
+def _writable(folder: Path) -> Path:
+    """The folder, or one of this process where it cannot be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError as error:
+        log.warning("NASBENCH_CACHE: %s cannot be written (%s), so the search kernels are compiled "
+                    "in every run", folder, error.strerror)
+        return Path(_own_folder().name)
+
+
+def _compile(dtype: torch.dtype, path: Path) -> Path:
+    """Where it was built: there, if possible."""
     start = time.perf_counter()
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path = _writable(path.parent) / path.name
+    log.info("compiling the search kernels (%s), once per machine", NAMES[dtype])
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         target = Path(folder) / path.name
-        command = [str(compiler()), *FLAGS, f"-DREAL={NAMES[dtype]}",
+        command = [*(compiler() or ()), *FLAGS, f"-DREAL={NAMES[dtype]}",
                    str(KERNELS / "kernels.cpp"), "-o", str(target)]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
@@ -106,3 +131,4 @@ def _compile(dtype: torch.dtype, path: Path) -> None:
         target.replace(path)  # atomic: two runs may start together
     log.info("compiled the search kernels (%s) in %.1f s, kept in %s", NAMES[dtype],
              time.perf_counter() - start, path.parent)
+    return path

@@ -7,7 +7,7 @@ from collections import OrderedDict
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from search_spaces.darts.fast.gpu.cell import run_cell
@@ -34,6 +34,10 @@ class BatchedSearchNetwork(SearchNetwork):
         return [all_terms(self.cell(i)) for i in range(self.cells)]
 
     @functools.cached_property
+    def _norms(self) -> list[nn.BatchNorm2d]:
+        return [m for m in self.modules() if isinstance(m, nn.BatchNorm2d)]
+
+    @functools.cached_property
     def _recorded(self) -> list[Tensor]:
         return []
 
@@ -44,8 +48,7 @@ class BatchedSearchNetwork(SearchNetwork):
     def forward(self, x: Tensor, mixing: Mixing | Tensor) -> Tensor:
         if isinstance(mixing, Tensor):
             mixing = Mixing(mixing)
-        differentiated = not self.training and torch.is_grad_enabled()  # layer by layer, perhaps
-        if tuple(mixing.weights.shape) != self.mixing_shape or differentiated:
+        if not self._applies(mixing):
             return super().forward(x, mixing)
         plans, slots = self._plan(mixing)
         parts = iter(slots.split([sum(map(len, plan.slots)) for plan in plans]))
@@ -60,6 +63,11 @@ class BatchedSearchNetwork(SearchNetwork):
                 statistics)
         statistics.apply()
         return self.classifier(previous.mean(dim=(2, 3)))
+
+    def _applies(self, mixing: Mixing) -> bool:
+        differentiated = not self.training and torch.is_grad_enabled()  # layer by layer, perhaps
+        return (tuple(mixing.weights.shape) == self.mixing_shape and not differentiated
+                and all(norm.training == self.training for norm in self._norms))
 
     def _plan(self, mixing: Mixing) -> tuple[list[CellPlan], Tensor]:
         """Per cell what to compute; and on the device, cell after cell, where in its row of mixing
@@ -87,4 +95,4 @@ class BatchedSearchNetwork(SearchNetwork):
 
     def __getstate__(self) -> dict[str, Any]:
         return {k: v for k, v in self.__dict__.items()
-                if k not in ("_terms", "_plans", "_recorded")}
+                if k not in ("_terms", "_norms", "_plans", "_recorded")}
