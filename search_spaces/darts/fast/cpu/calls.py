@@ -19,10 +19,17 @@ def threads_for(values: int) -> int:
     return torch.get_num_threads() if values >= SERIAL else 1
 
 
-def pointers_to(values: Sequence[int]) -> tuple[array, int]:
-    """A C array of addresses; the array must outlive the call."""
-    held = array("Q", values)
-    return held, held.buffer_info()[0]
+def addresses(values: Sequence[int]) -> bytes:
+    """A C array of addresses. As an argument it lives until the call is over."""
+    return array("Q", values).tobytes()
+
+
+def pointers(tensors: Sequence[Tensor]) -> bytes:
+    return addresses([address_of(v) for v in tensors])
+
+
+def doubles(values: Sequence[float]) -> bytes:
+    return array("d", values).tobytes()
 
 
 def factor(norm: nn.BatchNorm2d) -> float:
@@ -38,7 +45,9 @@ def check_count(values: int) -> None:
 
 
 def address_of(tensor: Tensor) -> int:
-    assert tensor.is_contiguous()
+    if not tensor.is_contiguous():
+        raise ValueError(f"the kernels need contiguous memory, got strides {tensor.stride()} for "
+                         f"a shape of {tuple(tensor.shape)}")
     return tensor.data_ptr()
 
 

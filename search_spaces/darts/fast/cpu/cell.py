@@ -19,7 +19,7 @@ from torch import Tensor
 
 from search_spaces.darts.fast.cpu.backward import CellBackward
 from search_spaces.darts.fast.cpu.calls import reached
-from search_spaces.darts.fast.cpu.forward import CellForward
+from search_spaces.darts.fast.cpu.forward import CellForward, own_parameters
 from search_spaces.darts.fast.terms import Term
 from search_spaces.darts.search_network import SearchCell
 
@@ -34,17 +34,8 @@ def run_cell(cell: SearchCell, terms: Sequence[Sequence[Term]], before: Tensor, 
 
 
 def live_parameters(terms: Sequence[Sequence[Term]]) -> list[Tensor]:
-    """Depthwise and pointwise weights per stage, then the library terms' own, in term order."""
-    out: list[Tensor] = []
-    for node in terms:
-        for term in node:
-            for stage in term.stages:
-                out += [stage.depthwise.weight, stage.pointwise.weight]
-            if term.point:
-                out += [conv.weight for conv in term.point.convolutions]
-            elif term.kind == "library":
-                out += list(term.module.parameters())
-    return out
+    """In term order."""
+    return [p for node in terms for term in node for p in own_parameters(term)]
 
 
 class _Cell(torch.autograd.Function):
@@ -54,9 +45,10 @@ class _Cell(torch.autograd.Function):
         states = [v.permute(0, 2, 3, 1).contiguous() for v in (before, previous)]
         ctx.set_materialize_grads(False)
         run = CellForward(cell, terms, weights, states, keep)
-        out = run.forward()
+        out = run.forward(parameters)
         if keep:
             ctx.run = run
+            ctx.save_for_backward(*parameters)
         return out
 
     @staticmethod
@@ -66,8 +58,8 @@ class _Cell(torch.autograd.Function):
             return (None,) * (3 + len(ctx.needs_input_grad[3:]))
         wanted = [needed and reached(ctx, i) for i, needed in enumerate(ctx.needs_input_grad[3:])]
         run: CellForward = ctx.run
-        done = CellBackward(run, gradient, wanted[0], (wanted[1], wanted[2]), any(wanted[3:]))
+        done = CellBackward(run, ctx.saved_tensors, gradient, wanted[0], (wanted[1], wanted[2]),
+                            any(wanted[3:]))
         mixing = torch.tensor(done.mixing, **run.options) if wanted[0] else None
         states = [None if v is None else v.permute(0, 3, 1, 2) for v in done.inputs]
-        found = [done.found.get(id(p)) for p in live_parameters(run.terms)]
-        return (None, None, None, mixing, *states, *found)
+        return (None, None, None, mixing, *states, *done.found)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,15 +9,25 @@ import torch
 from torch import Tensor, nn
 
 from search_spaces.darts.fast.cpu.calls import (
-    address_of,
+    addresses,
     check_count,
+    doubles,
     factor,
-    pointers_to,
+    pointers,
     threads_for,
 )
 from search_spaces.darts.fast.cpu.native import Shape, library
 from search_spaces.darts.fast.terms import Point, Stage, Term, running
 from search_spaces.darts.search_network import SearchCell
+
+
+def own_parameters(term: Term) -> list[Tensor]:
+    """Depthwise and pointwise weights per stage, or a library term's own."""
+    if term.kind == "library":
+        return list(term.module.parameters())
+    convolutions = term.point.convolutions if term.point else [
+        c for s in term.stages for c in (s.depthwise, s.pointwise)]
+    return [c.weight for c in convolutions]
 
 
 class CellForward:
@@ -44,7 +53,14 @@ class CellForward:
         self.z: dict[tuple[int, int, int], Tensor] = {}  # (edge, operation, stage)
         self.stat: dict[tuple[int, int, int], int] = {}
         self.pools: dict[tuple[int, str], tuple[Tensor, int]] = {}  # (source, kind)
-        self.graphs: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}  # library: input, output
+        # of library terms: input, output, parameters
+        self.graphs: dict[tuple[int, int], tuple[Tensor, Tensor, list[Tensor]]] = {}
+        self.spans: dict[tuple[int, int], slice] = {}  # of each term, in the flat parameters
+        self.total = 0
+        for t in (t for node in terms for t in node):
+            start, self.total = self.total, self.total + len(own_parameters(t))
+            self.spans[t.edge, t.operation] = slice(start, self.total)
+        self.own: dict[tuple[int, int], list[Tensor]] = {}  # during `forward`
 
     def shape(self, source: int = 2, kernel: int = 0, stride: int = 1, dilation: int = 1) -> Shape:
         n, big_h, big_w, h, w = self.sizes
@@ -60,7 +76,13 @@ class CellForward:
         n, _, _, h, w = self.sizes
         return torch.empty((n, h, w, self.channels), **self.options)
 
-    def forward(self) -> Tensor:
+    def by_term(self, parameters: Sequence[Tensor]) -> dict[tuple[int, int], list[Tensor]]:
+        """The flat parameters, as the kernels can read them."""
+        return {key: [p.contiguous() for p in parameters[span]]
+                for key, span in self.spans.items()}
+
+    def forward(self, parameters: Sequence[Tensor]) -> Tensor:
+        self.own = self.by_term(parameters)
         nodes = []
         for terms in self.terms:
             out = self.output()
@@ -71,15 +93,14 @@ class CellForward:
                 stats.append(stat)
                 weights.append(self.values[t.edge][t.operation])
             if terms:
-                a, x = pointers_to([v.data_ptr() for v in tensors])
-                b, s = pointers_to(stats)
-                c = array("d", weights)
-                self.kernels.combine(self.shape(), len(a), x, s, c.buffer_info()[0], out.data_ptr())
+                self.kernels.combine(self.shape(), len(terms), pointers(tensors), addresses(stats),
+                                     doubles(weights), out.data_ptr())
             else:
                 out.zero_()
             self.h.append(out)
             nodes.append(out)
         self.update_running()
+        self.own = {}  # the backward pass gets them from autograd, which knows if they changed
         return torch.cat(nodes, dim=-1).permute(0, 3, 1, 2)
 
     def term(self, t: Term) -> tuple[Tensor, int]:
@@ -98,7 +119,7 @@ class CellForward:
         with torch.enable_grad() if self.keep else torch.no_grad():
             x = self.h[t.source].permute(0, 3, 1, 2).detach().requires_grad_(self.keep)
             y = t.module(x)
-        self.graphs[t.edge, t.operation] = (x, y)
+        self.graphs[t.edge, t.operation] = (x, y, own_parameters(t))
         return y.detach().permute(0, 2, 3, 1).contiguous(), 0
 
     def output_of(self, t: Term) -> tuple[Tensor, int]:
@@ -143,11 +164,12 @@ class CellForward:
 
     def conv(self, t: Term) -> tuple[Tensor, int]:
         x, stat, source = self.h[t.source], 0, t.source
+        weights = self.own[t.edge, t.operation]
         for i, stage in enumerate(t.stages):
             z, address = self.output(), self.slot() if self.cell.training else 0
             self.kernels.conv_forward(
                 self.stage_shape(source, stage), x.data_ptr(), stat or None,
-                address_of(stage.depthwise.weight), address_of(stage.pointwise.weight),
+                weights[2 * i].data_ptr(), weights[2 * i + 1].data_ptr(),
                 z.data_ptr(), stage.norm.eps, address or None)
             address = self.normal(stage.norm, address)
             if self.keep or i + 1 == len(t.stages):
@@ -158,10 +180,10 @@ class CellForward:
 
     def reduce(self, t: Term, point: Point) -> tuple[Tensor, int]:
         z, address = self.output(), self.slot() if self.cell.training else None
-        weights, pointers = pointers_to([address_of(c.weight) for c in point.convolutions])
-        shape = self.point_shape(t, point)
-        self.kernels.point_forward(shape, self.h[t.source].data_ptr(), pointers,
-                                   self.channels, z.data_ptr(), point.norm.eps, address)
+        self.kernels.point_forward(
+            self.point_shape(t, point), self.h[t.source].data_ptr(),
+            pointers(self.own[t.edge, t.operation]), self.channels, z.data_ptr(), point.norm.eps,
+            address)
         key = (t.edge, t.operation, 0)
         self.z[key], self.stat[key] = z, self.normal(point.norm, address or 0)
         return z, self.stat[key]
@@ -180,9 +202,6 @@ class CellForward:
         check_count(self.pixels)
         means, variances, counts = zip(*(running(norm) for norm, _ in self.norms), strict=True)
         torch._foreach_add_(list(counts), 1)
-        momenta = array("d", [factor(norm) for norm, _ in self.norms])
-        a, stats = pointers_to([stat for _, stat in self.norms])
-        b, at_means = pointers_to([address_of(v) for v in means])
-        c, at_variances = pointers_to([address_of(v) for v in variances])
-        self.kernels.update_running(self.shape(), len(a), stats, at_means, at_variances,
-                                    momenta.buffer_info()[0])
+        self.kernels.update_running(
+            self.shape(), len(means), addresses([stat for _, stat in self.norms]), pointers(means),
+            pointers(variances), doubles([factor(norm) for norm, _ in self.norms]))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import itertools
 from typing import Any
 
 import torch
@@ -13,8 +12,10 @@ from search_spaces.darts.fast.cpu import cell as cpu_cell
 from search_spaces.darts.fast.cpu.native import NAMES
 from search_spaces.darts.fast.cpu.preprocess import preprocess
 from search_spaces.darts.fast.terms import Point, Term, all_terms, make_point
-from search_spaces.darts.search_network import SearchNetwork
+from search_spaces.darts.search_network import ImageNetStem, SearchCell, SearchNetwork
 from search_spaces.mixing import Mixing
+
+CACHED = ("_terms", "_inputs", "_modes", "_halved")  # what a copy of the network finds out anew
 
 
 class FastSearchNetwork(SearchNetwork):
@@ -34,6 +35,21 @@ class FastSearchNetwork(SearchNetwork):
         cells = [self.cell(i) for i in range(self.cells)]
         return [(make_point(cell.pre0), make_point(cell.pre1)) for cell in cells]
 
+    @functools.cached_property
+    def _modes(self) -> list[nn.Module]:
+        """What the kernels take to be in the network's own mode."""
+        return [m for i in range(self.cells) for m in self.cell(i).modules()
+                if isinstance(m, (nn.BatchNorm2d, SearchCell))]
+
+    @functools.cached_property
+    def _halved(self) -> tuple[int, int]:
+        """How much the stem divides an edge (rounding up), and by what the rest must be divisible:
+        the kernels know no odd sizes behind a stride."""
+        count = sum(self.reduction)
+        if isinstance(self.stem, ImageNetStem):  # the first cell halves one of its inputs
+            return 4, 2 ** (count + 1)
+        return 2 if hasattr(self.stem, "conv0") else 1, 2 ** count
+
     def forward(self, x: Tensor, mixing: Mixing | Tensor) -> Tensor:
         if isinstance(mixing, Tensor):
             mixing = Mixing(mixing)
@@ -42,23 +58,23 @@ class FastSearchNetwork(SearchNetwork):
         live = mixing.live_mask().tolist()
         rows = mixing.weights.unbind(0)
         plans = [self._plan(i, live[row]) for i, row in enumerate(self.rows)]
-        inputs = [p for pair in self._inputs for p in pair]
-        parameters = [[c.weight for c in p.convolutions] if p else [] for p in inputs] + \
-            [cpu_cell.live_parameters(plan) for plan in plans]
+        parameters = [[*(_weights(point) for point in points), cpu_cell.live_parameters(plan)]
+                      for points, plan in zip(self._inputs, plans, strict=True)]
         if torch.is_grad_enabled():
-            gate = iter(_Gate.apply(*itertools.chain(*parameters)) if any(parameters) else ())
-            parameters = [[next(gate) for _ in part] for part in parameters]
+            parameters = _behind_gate(parameters)
         stem = self.stem(x.contiguous(memory_format=torch.channels_last))
         before, previous = stem if isinstance(stem, tuple) else (stem, stem)
         for i, row in enumerate(self.rows):
-            cell, states = self.cell(i), []
-            for k, (module, h) in enumerate(((cell.pre0, before), (cell.pre1, previous))):
-                point = inputs[2 * i + k]
-                states.append(preprocess(point, self.training, h, parameters[2 * i + k])
-                              if point else module(h))
+            cell, (of_first, of_second, own) = self.cell(i), parameters[i]
+            first = self._input(cell.pre0, self._inputs[i][0], before, of_first)
+            second = self._input(cell.pre1, self._inputs[i][1], previous, of_second)
             before, previous = previous, cpu_cell.run_cell(
-                cell, plans[i], states[0], states[1], rows[row], parameters[2 * self.cells + i])
+                cell, plans[i], first, second, rows[row], own)
         return self.classifier(previous.mean(dim=(2, 3)))
+
+    def _input(self, module: nn.Module, point: Point | None, x: Tensor, weights: list[Tensor]
+               ) -> Tensor:
+        return preprocess(point, self.training, x, weights) if point else module(x)
 
     def _plan(self, cell: int, live: list[list[bool]]) -> list[list[Term]]:
         """The live terms of a cell, per node."""
@@ -70,10 +86,29 @@ class FastSearchNetwork(SearchNetwork):
         return (x.device.type == "cpu" and x.dtype == self.classifier.weight.dtype
                 and x.dtype in NAMES and tuple(mixing.weights.shape) == self.mixing_shape
                 and (self.training or not torch.is_grad_enabled())
-                and not torch.is_autocast_enabled("cpu"))
+                and not torch.is_autocast_enabled("cpu")
+                and all(module.training == self.training for module in self._modes)
+                and self._fits(x.shape))
+
+    def _fits(self, shape: torch.Size) -> bool:
+        """A batch of images whose edges can be halved as often as they will be."""
+        stride, whole = self._halved
+        return len(shape) == 4 and 0 not in shape and not any(
+            -(-edge // stride) % whole for edge in shape[2:])
 
     def __getstate__(self) -> dict[str, Any]:
-        return {k: v for k, v in self.__dict__.items() if k not in ("_terms", "_inputs")}
+        return {k: v for k, v in self.__dict__.items() if k not in CACHED}
+
+
+def _weights(point: Point | None) -> list[Tensor]:
+    return [c.weight for c in point.convolutions] if point else []
+
+
+def _behind_gate(groups: list[list[list[Tensor]]]) -> list[list[list[Tensor]]]:
+    """The parameters per cell and part, handed through one `_Gate`."""
+    flat = [p for parts in groups for part in parts for p in part]
+    gate = iter(_Gate.apply(*flat) if flat else ())
+    return [[[next(gate) for _ in part] for part in parts] for parts in groups]
 
 
 class _Gate(torch.autograd.Function):

@@ -88,13 +88,13 @@ void conv_backward(Shape g, const T* x, const double* in, const T* dw, const T* 
     T* out = dx + n * g.H * g.W * C;
     for (long c = 0; c < C; c += V) {
       if (in) {
-        Vec<T, V> m = load<T, V>(affine + c), zero{}, sum{}, dot{};
+        Vec<T, V> m = load<T, V>(affine + c), sum{}, dot{};
         for (long i = 0; i < g.H; i++) {
           Vec<T, V> row_sum{}, row_dot{};
           for (long j = 0; j < g.W; j++) {
             long p = (i * g.W + j) * C + c;
             Vec<T, V> e = load<T, V>(xn + p) - m, v = load<T, V>(dr + (i * dr_wide + j) * C + c);
-            v = e > zero ? v : zero;
+            v = relu_gradient<T, V>(e, v);
             store<T, V>(out + p, v);
             row_sum += v, row_dot += v * e;
           }
@@ -110,8 +110,9 @@ void conv_backward(Shape g, const T* x, const double* in, const T* dw, const T* 
         for (long i = 0; i < g.H; i++)
           for (long j = 0; j < g.W; j++) {
             long p = (i * g.W + j) * C + c;
-            Vec<T, V> zero{}, v = load<T, V>(dr + (i * dr_wide + j) * C + c);
-            store<T, V>(out + p, load<T, V>(out + p) + (load<T, V>(xn + p) > zero ? v : zero));
+            Vec<T, V> v = load<T, V>(dr + (i * dr_wide + j) * C + c);
+            v = relu_gradient<T, V>(load<T, V>(xn + p), v);
+            store<T, V>(out + p, load<T, V>(out + p) + v);
           }
       }
     }

@@ -32,7 +32,7 @@ void pad_relu(const T* x, const T* mean, const T* scale, T* out, long H, long W,
       Vec<T, V> a = mean ? load<T, V>(scale + c) : all<T, V>(1);
       for (long j = 0; j < W; j++) {
         Vec<T, V> y = (load<T, V>(from + j * C + c) - m) * a;
-        store<T, V>(row + j * C + c, y > Vec<T, V>{} ? y : Vec<T, V>{});
+        store<T, V>(row + j * C + c, relu<T, V>(y));
       }
     }
   }

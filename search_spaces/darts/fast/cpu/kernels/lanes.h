@@ -18,4 +18,12 @@ template <class T, int V> inline void store(T* p, Vec<T, V> v) {
 }
 template <class T, int V> inline Vec<T, V> all(T s) { return Vec<T, V>{} + s; }
 
+// As in torch: NaN stays NaN, and lets the gradient through.
+template <class T, int V> inline Vec<T, V> relu(Vec<T, V> x) {
+  return x < Vec<T, V>{} ? Vec<T, V>{} : x;
+}
+template <class T, int V> inline Vec<T, V> relu_gradient(Vec<T, V> x, Vec<T, V> dy) {
+  return x <= Vec<T, V>{} ? Vec<T, V>{} : dy;
+}
+
 }  // namespace

@@ -20,10 +20,8 @@ void gather_relu(Shape g, const T* x, int part, T* out) {
   for (long i = 0; i < g.h; i++)
     for (long j = 0; j < g.w; j++) {
       const T* from = x + ((i * g.s + part) * g.W + j * g.s + part) * g.C;
-      for (long c = 0; c < g.C; c += V) {
-        Vec<T, V> v = load<T, V>(from + c), zero{};
-        store<T, V>(out + (i * g.w + j) * g.C + c, v > zero ? v : zero);
-      }
+      for (long c = 0; c < g.C; c += V)
+        store<T, V>(out + (i * g.w + j) * g.C + c, relu<T, V>(load<T, V>(from + c)));
     }
 }
 
@@ -79,8 +77,8 @@ void point_backward(Shape g, const T* x, const T* const* weight, long out, const
         for (long j = 0; j < g.w; j++) {
           long at = ((i * g.s + k) * g.W + j * g.s + k) * C;
           for (long c = 0; c < C; c += V) {
-            Vec<T, V> v = load<T, V>(packed + (i * g.w + j) * C + c), zero{};
-            v = load<T, V>(xn + at + c) > zero ? v : zero;
+            Vec<T, V> v = load<T, V>(packed + (i * g.w + j) * C + c);
+            v = relu_gradient<T, V>(load<T, V>(xn + at + c), v);
             store<T, V>(to + at + c, add ? load<T, V>(to + at + c) + v : v);
           }
         }

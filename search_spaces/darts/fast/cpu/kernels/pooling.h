@@ -30,11 +30,11 @@ void pool_forward(Shape g, const T* x, T* most, T* mean, double eps, double* mos
           for (long a = i0; a < i1; a++)
             for (long b = j0; b < j1; b++) {
               Vec<T, V> v = load<T, V>(from + (a * g.W + b) * C + c);
-              best = v > best ? v : best;
+              best = v > best ? v : best;  // passes over NaN
               sum += v;
             }
           long p = (n * pixels + i * g.w + j) * C + c;
-          if (most) store<T, V>(most + p, best);
+          if (most) store<T, V>(most + p, sum != sum ? sum : best);
           if (mean) store<T, V>(mean + p, sum * share);
         }
       }
@@ -50,42 +50,65 @@ void pool_forward(Shape g, const T* x, T* most, T* mean, double eps, double* mos
     merge_moments(moments + 2 * step, moments + 3 * step, g.N, pixels, C, eps, mean_stat);
 }
 
-// dx += transposed pooling of `most` (first maximum in scan order) and `mean`
-template <class T, int V>
-void pool_backward(Shape g, const T* x, const T* most, const T* mean, T* dx) {
-  long C = g.C, pixels = g.h * g.w;
-#pragma omp parallel for num_threads(g.threads) schedule(static)
-  for (long n = 0; n < g.N; n++) {
-    const T* from = x + n * g.H * g.W * C;
-    T* to = dx + n * g.H * g.W * C;
-    for (long i = 0; i < g.h; i++)
-      for (long j = 0; j < g.w; j++) {
-        long top = i * g.s - 1, left = j * g.s - 1;
-        long i0 = top < 0 ? 0 : top, i1 = top + 3 < g.H ? top + 3 : g.H;
-        long j0 = left < 0 ? 0 : left, j1 = left + 3 < g.W ? left + 3 : g.W;
-        T share = T(1) / T((i1 - i0) * (j1 - j0));
-        for (long c = 0; c < C; c += V) {
-          long p = (n * pixels + i * g.w + j) * C + c;
-          Vec<T, V> zero{}, at = all<T, V>(T((i0 - top) * 3 + j0 - left)), peak{};
-          Vec<T, V> even = mean ? load<T, V>(mean + p) * share : zero;
-          if (most) {
-            peak = load<T, V>(most + p);
-            Vec<T, V> best = load<T, V>(from + (i0 * g.W + j0) * C + c);
-            for (long a = i0; a < i1; a++)
-              for (long b = j0; b < j1; b++) {
-                Vec<T, V> v = load<T, V>(from + (a * g.W + b) * C + c);
-                at = v > best ? all<T, V>(T((a - top) * 3 + b - left)) : at;
-                best = v > best ? v : best;
-              }
-          }
+// Neither NaN nor infinity: x - x is zero for all.
+template <class T, int V> bool finite(const T* x, long count) {
+  Vec<T, V> sum{};
+  for (long i = 0; i < count; i += V) sum += load<T, V>(x + i) - load<T, V>(x + i);
+  T a[V];
+  store<T, V>(a, sum);
+  for (int v = 0; v < V; v++)
+    if (a[v] != 0) return false;
+  return true;
+}
+
+// One image. The maximum is the first in scan order, or as in torch the last NaN (`NaN`: look).
+template <class T, int V, bool NaN>
+void pool_backward(Shape g, const T* from, const T* most, const T* mean, T* to) {
+  long C = g.C;
+  for (long i = 0; i < g.h; i++)
+    for (long j = 0; j < g.w; j++) {
+      long top = i * g.s - 1, left = j * g.s - 1;
+      long i0 = top < 0 ? 0 : top, i1 = top + 3 < g.H ? top + 3 : g.H;
+      long j0 = left < 0 ? 0 : left, j1 = left + 3 < g.W ? left + 3 : g.W;
+      T share = T(1) / T((i1 - i0) * (j1 - j0));
+      for (long c = 0; c < C; c += V) {
+        long p = (i * g.w + j) * C + c;
+        Vec<T, V> zero{}, at = all<T, V>(T((i0 - top) * 3 + j0 - left)), peak{};
+        Vec<T, V> even = mean ? load<T, V>(mean + p) * share : zero;
+        if (most) {
+          peak = load<T, V>(most + p);
+          Vec<T, V> best = load<T, V>(from + (i0 * g.W + j0) * C + c);
           for (long a = i0; a < i1; a++)
             for (long b = j0; b < j1; b++) {
-              T* q = to + (a * g.W + b) * C + c;
+              Vec<T, V> v = load<T, V>(from + (a * g.W + b) * C + c);
               Vec<T, V> here = all<T, V>(T((a - top) * 3 + b - left));
-              store<T, V>(q, load<T, V>(q) + even + (at == here ? peak : zero));
+              at = v > best ? here : at;
+              best = v > best ? v : best;
+              if (NaN) at = v != v ? here : at, best = v != v ? v : best;
             }
         }
+        for (long a = i0; a < i1; a++)
+          for (long b = j0; b < j1; b++) {
+            T* q = to + (a * g.W + b) * C + c;
+            Vec<T, V> here = all<T, V>(T((a - top) * 3 + b - left));
+            store<T, V>(q, load<T, V>(q) + even + (at == here ? peak : zero));
+          }
       }
+    }
+}
+
+// dx += transposed pooling of `most` and `mean`
+template <class T, int V>
+void pool_backward(Shape g, const T* x, const T* most, const T* mean, T* dx) {
+  long in = g.H * g.W * g.C, out = g.h * g.w * g.C;
+#pragma omp parallel for num_threads(g.threads) schedule(static)
+  for (long n = 0; n < g.N; n++) {
+    const T *from = x + n * in, *peaks = most ? most + n * out : nullptr;
+    const T* evens = mean ? mean + n * out : nullptr;
+    if (!most || finite<T, V>(from, in))
+      pool_backward<T, V, false>(g, from, peaks, evens, dx + n * in);
+    else
+      pool_backward<T, V, true>(g, from, peaks, evens, dx + n * in);
   }
 }
 
