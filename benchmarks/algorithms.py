@@ -24,13 +24,20 @@ import torch
 from torch import Tensor
 
 from algorithms.strategy import Batch, Problem
-from benchmarks.forms import check_precision
-from benchmarks.measuring import alternate, count, environment, parser, peak_memory, run
+from benchmarks.forms import precision_of
+from benchmarks.measuring import (
+    alternate,
+    count,
+    environment,
+    mebibytes,
+    parser,
+    peak_memory,
+    run,
+)
 from nasbench.build import component, construct
 from nasbench.clock import Clock
 from nasbench.configuration import compose
 from nasbench.measure import FinalMeasures
-from nasbench.precision import Precision
 from nasbench.search.weights import SupernetWeights
 from nasbench.settings import SearchSettings
 from search_spaces import CellSpace, FinalNetwork, SearchNetwork
@@ -56,9 +63,7 @@ def make_step(form: str, config: dict[str, Any], settings: SearchSettings, devic
     network = kind(CellSpace(tuple(space["operations"]), space["nodes"]), settings.channels,
                    settings.cells, CLASSES, image_size=SIZE, share_cells=space["share_cells"])
     network = network.to(device)
-    if fast:
-        check_precision(device, precision)
-    chosen = Precision.choose(device, precision if fast else "float32", None)
+    chosen = precision_of(fast, device, precision)
     weights = SupernetWeights(
         network, learning_rate=settings.learning_rate, momentum=settings.momentum,
         weight_decay=settings.weight_decay, grad_clip=settings.grad_clip, precision=chosen,
@@ -123,11 +128,10 @@ def table(r: dict[str, Any]) -> str:
              f"{'':>10} {'batch':>5} {'C':>3} {'plain':>9} {'fast':>9} {'ratio':>6} {'hours':>7}  "
              "peak MiB plain/fast"]
     for c in r["cases"]:
-        memory = [round(c["peak_memory_bytes"][form] / 2**20) for form in FORMS]
         lines.append(
             f"{c['algorithm']:>10} {c['batch']:>5} {c['channels']:>3} {c['plain_ms']:>9.1f} "
             f"{c['fast_ms']:>9.1f} {c['ratio']:>6.2f} {c['steps_hours']['fast']:>7.2f}  "
-            f"{memory[0]}/{memory[1]}")
+            f"{mebibytes(c, FORMS)}")
     return "\n".join([*lines, f"ratio (worst case): {r['ratio']:.2f}"])
 
 

@@ -12,21 +12,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.forms import OPERATIONS, make_step, networks
+from benchmarks.forms import ENDS, make_step, networks
 from benchmarks.measuring import alternate
 from search_spaces import CellSpace, Mixing, SearchNetwork
-
-FORMS = ("plain_nchw", "fast")
+from search_spaces.operations import DARTS_OPERATIONS
 
 
 def breakdown(batch: int, *, channels: int, cells: int, size: int, repeats: int,
               device: torch.device, precision: str, rates: tuple[float, float]
               ) -> list[dict[str, Any]]:
     """One entry per part: milliseconds of both forms, their ratio and the floors."""
-    space = CellSpace(OPERATIONS)
-    forms = {k: n for k, n in networks(space, channels, cells, size, device).items() if k in FORMS}
+    space = CellSpace(DARTS_OPERATIONS)
+    forms = networks(space, channels, cells, size, device, ENDS)
     nothing = torch.zeros(2, len(space.edges), len(space.operations), dtype=torch.bool)
-    nothing[:, 0, OPERATIONS.index("skip_connect")] = True
+    nothing[:, 0, DARTS_OPERATIONS.index("skip_connect")] = True
     sets = {"fixed": nothing}
     for operation in space.real:
         sets[space.operations[operation]] = live = nothing.clone()

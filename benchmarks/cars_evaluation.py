@@ -24,7 +24,6 @@ from typing import Any
 
 import torch
 
-from benchmarks.forms import OPERATIONS
 from benchmarks.measuring import alternate, count, environment, parser, run, seconds
 from nasbench.clock import Clock
 from nasbench.data import DataInfo
@@ -35,6 +34,7 @@ from nasbench.search.score import BATCH_NORMS, Scorer
 from nasbench.search.weights import SupernetWeights
 from search_spaces import CellSpace, Mixing, SearchNetwork
 from search_spaces.darts.fast import build_search_network
+from search_spaces.operations import DARTS_OPERATIONS
 from search_spaces.sampling import sample_genotype
 
 EPOCHS, GENERATIONS, POPULATION, IMAGES, BATCH = 500, 45, 128, 25_000, 128
@@ -59,7 +59,7 @@ def compare_steps(weights: SupernetWeights, draw: Callable[[], Mixing], batch: i
     x = x.contiguous(memory_format=torch.channels_last)
     y = torch.randint(10, (batch,), device=device)
     network = weights.network
-    dense = Mixing(network.place(torch.full(network.mixing_shape, 1 / len(OPERATIONS))))
+    dense = Mixing(network.place(torch.full(network.mixing_shape, 1 / len(DARTS_OPERATIONS))))
     steps = {"sparse": lambda: weights.step((x, y), draw()),
              "dense": lambda: weights.step((x, y), dense)}
     recording, weights.capture.enabled = weights.capture.enabled, False
@@ -100,7 +100,7 @@ def score(weights: SupernetWeights, draw: Callable[[], Mixing], a: argparse.Name
 def measure(a: argparse.Namespace, device: torch.device) -> dict[str, Any]:
     """All medians, as a record."""
     torch.manual_seed(0)
-    network = build_search_network(CellSpace(OPERATIONS), a.channels, a.cells, 10,
+    network = build_search_network(CellSpace(DARTS_OPERATIONS), a.channels, a.cells, 10,
                                    image_size=a.image_size, device=device)
     network = network.to(memory_format=torch.channels_last)
     precision = Precision.choose(device, a.precision, None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -13,12 +13,11 @@ from nasbench.search.weights import SupernetWeights
 from search_spaces import CellSpace, Mixing, SearchNetwork
 from search_spaces.darts.fast import choose
 
-OPERATIONS = ("none", "max_pool_3x3", "avg_pool_3x3", "skip_connect", "sep_conv_3x3",
-              "sep_conv_5x5", "dil_conv_3x3", "dil_conv_5x5")
 LIVE = {"dense": ["darts", "darts_plus", "asap", "bayesnas"],  # all operations: the latter at first
         "half": ["asap", "bayesnas"],  # a random half: midway
         "genotype": ["cars", "random"]}  # two edges per node, one operation each
 FORMS = ("plain_nchw", "plain_channels_last", "fast")
+ENDS = ("plain_nchw", "fast")
 
 
 def live_mask(space: CellSpace, kind: str, seed: int = 0) -> Tensor:
@@ -39,26 +38,29 @@ def live_mask(space: CellSpace, kind: str, seed: int = 0) -> Tensor:
     return mask
 
 
-def networks(space: CellSpace, channels: int, cells: int, size: int, device: torch.device
-             ) -> dict[str, SearchNetwork]:
-    """The three forms with the same weights."""
+def networks(space: CellSpace, channels: int, cells: int, size: int, device: torch.device,
+             forms: Sequence[str] = FORMS) -> dict[str, SearchNetwork]:
+    """The forms with the same weights."""
     torch.manual_seed(0)
     out: dict[str, SearchNetwork] = {}
-    for form in FORMS:
+    for form in forms:
         kind = choose("fast", device) if form == "fast" else SearchNetwork
         network = kind(space, channels, cells, 10, image_size=size).to(device)
         if out:
             network.load_state_dict(out["plain_nchw"].state_dict())
+        if form == "plain_channels_last":
+            network.to(memory_format=torch.channels_last)
         out[form] = network
-    out["plain_channels_last"].to(memory_format=torch.channels_last)
     return out
 
 
-def check_precision(device: torch.device, precision: str) -> None:
-    """ValueError where the fast network would take the plain forward."""
-    if device.type == "cpu" and precision != "float32":
+def precision_of(fast: bool, device: torch.device, precision: str) -> Precision:
+    """As asked for the fast form, else float32. ValueError where the fast network would take the
+    plain forward."""
+    if fast and device.type == "cpu" and precision != "float32":
         raise ValueError("--precision: the fast search network computes in float32 on a CPU, got "
                          f"{precision}")
+    return Precision.choose(device, precision if fast else "float32", None)
 
 
 def make_step(network: SearchNetwork, form: str, batch: int, size: int, live: Tensor,
@@ -73,9 +75,7 @@ def make_step(network: SearchNetwork, form: str, batch: int, size: int, live: Te
     images = [b.contiguous(memory_format=torch.channels_last) if form == "plain_channels_last"
               else b for b in x]
     fast = form == "fast"
-    if fast:
-        check_precision(device, precision)
-    chosen = Precision.choose(device, precision if fast else "float32", None)
+    chosen = precision_of(fast, device, precision)
     trainer = SupernetWeights(
         network, learning_rate=1e-3, momentum=0.9, weight_decay=3e-4, grad_clip=5.0, clock=Clock(),
         precision=chosen, cuda_graphs=fast and cuda_graphs)

@@ -19,9 +19,10 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from benchmarks.forms import LIVE, OPERATIONS, live_mask
+from benchmarks.forms import LIVE, live_mask
 from search_spaces import CellSpace, Mixing, SearchNetwork
 from search_spaces.darts.fast import BatchedSearchNetwork
+from search_spaces.operations import DARTS_OPERATIONS
 
 NO_LAUNCH = {"view", "_unsafe_view", "t", "transpose", "permute", "expand", "select", "slice",
              "split", "split_with_sizes", "chunk", "unbind", "unsqueeze", "squeeze", "diagonal",
@@ -65,7 +66,7 @@ def like_on_gpu(x: Tensor, weights: Any, dilations: Any, stride: int = 1, *, sha
 
 
 def count(kind: type[SearchNetwork], live: str) -> dict[str, int]:
-    space = CellSpace(OPERATIONS)
+    space = CellSpace(DARTS_OPERATIONS)
     network = kind(space, 4, 8, 10, image_size=16)
     weights = torch.rand(network.mixing_shape).requires_grad_()
     mixing, x = Mixing(weights, live_mask(space, live)), torch.randn(2, 3, 16, 16)

@@ -7,7 +7,7 @@ import json
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,9 +46,12 @@ def run(options: argparse.ArgumentParser,
     try:
         device = torch.device(a.device)
         torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        options.error(f"--device: {str(error).splitlines()[0]}")
+    try:
         result = measure(a, device)
-    except (ValueError, OSError, RuntimeError, AssertionError) as error:
-        options.error((str(error).splitlines() or [type(error).__name__])[0])
+    except (ValueError, OSError, torch.OutOfMemoryError) as error:
+        options.error(str(error).splitlines()[0])
     print(json.dumps(result, indent=1) if a.json else table(result))
 
 
@@ -91,6 +94,11 @@ def peak_memory(step: Callable[[], None], device: torch.device) -> int:
         held += event.nbytes()
         peak = max(peak, held)
     return peak
+
+
+def mebibytes(case: dict[str, Any], forms: Sequence[str]) -> str:
+    """The peak memory of these forms, for a table."""
+    return "/".join(str(round(case["peak_memory_bytes"][form] / 2**20)) for form in forms)
 
 
 def machine_rates(device: torch.device, precision: str = "float32") -> tuple[float, float]:

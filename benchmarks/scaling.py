@@ -14,30 +14,30 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.forms import OPERATIONS, make_step, networks
-from benchmarks.measuring import alternate, environment, parser, peak_memory, run
+from benchmarks.forms import ENDS, make_step, networks
+from benchmarks.measuring import alternate, environment, mebibytes, parser, peak_memory, run
 from search_spaces import CellSpace
+from search_spaces.operations import DARTS_OPERATIONS
 
 BASE = {"batch": 16, "channels": 16, "cells": 5, "image_size": 16, "live": 1.0}
 AXES: dict[str, list[float]] = {"batch": [4, 16, 64], "channels": [8, 16, 32, 48],
                                 "cells": [3, 5, 8], "image_size": [8, 16, 32],
                                 "live": [0.1, 0.25, 0.5, 1.0]}
-FORMS = ("plain_nchw", "fast")
 
 
 def point(values: dict[str, float], repeats: int, device: torch.device, precision: str
           ) -> dict[str, Any]:
     """Milliseconds and peak bytes of both forms at one setting."""
-    space = CellSpace(OPERATIONS)
+    space = CellSpace(DARTS_OPERATIONS)
     batch, channels, cells, size = (int(values[k]) for k in ("batch", "channels", "cells",
                                                              "image_size"))
     live = share_mask(space, values["live"])
-    forms = {k: n for k, n in networks(space, channels, cells, size, device).items() if k in FORMS}
+    forms = networks(space, channels, cells, size, device, ENDS)
     steps, eager = ({form: make_step(network, form, batch, size, live, precision, graphs)
                      for form, network in forms.items()} for graphs in (True, False))
     ms = alternate(steps, repeats, device)
     return {**values, "live_operations": int(live.sum()), "ratio": ms["plain_nchw"] / ms["fast"],
-            **{f"{form}_ms": ms[form] for form in FORMS},
+            **{f"{form}_ms": ms[form] for form in ENDS},
             "peak_memory_bytes": {form: peak_memory(step, device) for form, step in eager.items()}}
 
 
@@ -60,11 +60,10 @@ def table(r: dict[str, Any]) -> str:
              f"base {BASE}"]
     for axis, curve in r["curves"].items():
         for c in curve:
-            memory = [round(c["peak_memory_bytes"][form] / 2**20) for form in FORMS]
             lines.append(
                 f"{axis:>10} {c[axis]:>6} plain {c['plain_nchw_ms']:>7.0f} ms  fast "
                 f"{c['fast_ms']:>7.0f} ms  ratio {c['ratio']:>5.2f}  peak MiB "
-                f"{memory[0]}/{memory[1]}")
+                f"{mebibytes(c, ENDS)}")
     return "\n".join([*lines, f"ratio (worst case): {r['ratio']:.2f}"])
 
 

@@ -23,23 +23,25 @@ from typing import Any
 import torch
 
 from benchmarks.breakdown import breakdown, floors
-from benchmarks.forms import FORMS, LIVE, OPERATIONS, live_mask, make_step, networks
+from benchmarks.forms import ENDS, FORMS, LIVE, live_mask, make_step, networks
 from benchmarks.measuring import (
     alternate,
     count,
     environment,
     machine_rates,
+    mebibytes,
     parser,
     peak_memory,
     run,
 )
 from search_spaces import CellSpace
+from search_spaces.operations import DARTS_OPERATIONS
 
 
 def measure(batch: int, kind: str, **sizes: Any) -> dict[str, Any]:
     """A case: one batch size and live set. `sizes`: the arguments of `breakdown`."""
     channels, cells, size, device = (sizes[k] for k in ("channels", "cells", "size", "device"))
-    precision, space = sizes["precision"], CellSpace(OPERATIONS)
+    precision, space = sizes["precision"], CellSpace(DARTS_OPERATIONS)
     live = live_mask(space, kind)
     forms = networks(space, channels, cells, size, device)
     steps = {form: make_step(network, form, batch, size, live, precision, kind != "genotype")
@@ -81,12 +83,11 @@ def table(r: dict[str, Any]) -> str:
              f"{'batch':>5} {'live':>9} {'NCHW':>8} {'ch.last':>8} {'fast':>8} {'ratio':>6} "
              f"{'(c.l.)':>6} {'floor ops':>9} {'bytes':>6}  peak MiB NCHW/fast"]
     for c in r["cases"]:
-        memory = [round(c["peak_memory_bytes"][k] / 2**20) for k in ("plain_nchw", "fast")]
         lines.append(
             f"{c['batch']:>5} {c['live']:>9} {c['plain_nchw_ms']:>8.1f} "
             f"{c['plain_channels_last_ms']:>8.1f} {c['fast_ms']:>8.1f} {c['ratio']:>6.2f} "
             f"{c['ratio_to_channels_last']:>6.2f} {c['floors']['operations_ms']:>9.1f} "
-            f"{c['floors']['bytes_ms']:>6.1f}  {memory[0]}/{memory[1]}")
+            f"{c['floors']['bytes_ms']:>6.1f}  {mebibytes(c, ENDS)}")
     for c in r["cases"]:
         if "breakdown" in c:
             lines += ["", f"batch {c['batch']}, dense: what each kind costs, milliseconds",

@@ -20,6 +20,7 @@ from nasbench.loggers import open_logger
 from nasbench.measure import FinalMeasures
 from nasbench.retrain.loop import RetrainLoop
 from nasbench.run_folder import RESULT_SCHEMA, RunFolder, now, write_json
+from nasbench.run_log import logging_to
 from nasbench.search.loop import SearchLoop
 from nasbench.session import Session
 from nasbench.settings import require
@@ -31,7 +32,6 @@ from search_spaces.diagnosis import collapse_warning, diagnosis_plots, order_sta
 log = logging.getLogger("nasbench")
 TOP_LEVEL = ("task", "stage", "seed", "run_dir", "early_stop", "algorithm", "search", "evaluation",
              "dataset", "search_space", "hardware", "logger", "compress")
-LOGGERS = ("nasbench", "search_spaces")
 Work = Callable[[Session, dict[str, Any] | None], None]
 
 
@@ -61,7 +61,7 @@ def execute(config: dict[str, Any], display: Display | None = None) -> dict[str,
     identity = fingerprint(config)
     path = run_path(config)
     folder = RunFolder(path, identity)
-    with folder.locked(), _logging_to(path / "log.txt", display):
+    with folder.locked(), logging_to(path / "log.txt", display):
         previous = folder.read_result()
         if previous and previous["status"] == "done" and finished(previous):
             display.say(f"{path}: already finished; showing its result (remove the folder to run "
@@ -303,39 +303,3 @@ def _out_of_memory(error: BaseException) -> str | None:
                 "evaluation.channels or, on a GPU, set hardware.precision=bfloat16 or "
                 "hardware.cuda_graphs=false")
     return None
-
-
-class _OnScreen(logging.Handler):
-    """Warnings, and what the search network says of its start-up, beside the display's lines."""
-
-    def __init__(self, display: Display):
-        super().__init__(logging.INFO)
-        self.display = display
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if record.levelno == logging.WARNING or record.name.startswith("search_spaces"):
-            prefix = "warning: " if record.levelno == logging.WARNING else ""
-            self.display.show(prefix + record.getMessage())
-
-
-@contextmanager
-def _logging_to(path: Path, display: Display) -> Iterator[None]:
-    """The program's log lines, with times, go to the run's log file; some to the display too."""
-    to_file = logging.FileHandler(path, encoding="utf-8")
-    to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    handlers, loggers = (to_file, _OnScreen(display)), [*map(logging.getLogger, LOGGERS)]
-    before = [(logger.propagate, logger.level) for logger in loggers]
-    for logger in loggers:
-        for handler in handlers:
-            logger.addHandler(handler)
-        logger.setLevel(logging.INFO)
-        logger.propagate = False
-    try:
-        yield
-    finally:
-        for logger, (propagate, level) in zip(loggers, before, strict=True):
-            logger.propagate = propagate
-            logger.setLevel(level)
-            for handler in handlers:
-                logger.removeHandler(handler)
-        to_file.close()

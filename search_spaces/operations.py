@@ -17,6 +17,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+# Of the DARTS space, in the order of the original code; `none` takes part in the softmax only.
+DARTS_OPERATIONS = ("none", "max_pool_3x3", "avg_pool_3x3", "skip_connect", "sep_conv_3x3",
+                    "sep_conv_5x5", "dil_conv_3x3", "dil_conv_5x5")
+
 Builder = Callable[[int, int, bool], nn.Module]
 
 

@@ -11,10 +11,11 @@ import torch
 
 from benchmarks import launches
 from benchmarks.breakdown import floors
-from benchmarks.forms import LIVE, OPERATIONS, live_mask, networks
+from benchmarks.forms import LIVE, live_mask, networks
 from search_spaces import CellSpace, SearchNetwork
 from search_spaces.darts.fast import BatchedSearchNetwork
 from search_spaces.darts.fast.cpu import native
+from tests.harness import DARTS_OPERATIONS
 
 pytestmark = [
     pytest.mark.skipif(native.compiler() is None, reason="needs a C++ compiler"),
@@ -63,7 +64,7 @@ def test_the_search_step_names_algorithms_and_breaks_the_cost_down(
         assert case["ratio"] == case["plain_nchw_ms"] / case["fast_ms"]
         assert ("breakdown" in case) == (case["live"] == "dense")
     parts = record["cases"][0]["breakdown"]
-    assert [p["part"] for p in parts] == ["fixed", *OPERATIONS[1:]]
+    assert [p["part"] for p in parts] == ["fixed", *DARTS_OPERATIONS[1:]]
     # the parts' arithmetic is the whole's (but for the two kept skips, counted in `fixed`)
     whole = record["cases"][0]["floors"]["forward_gflop_per_image"]
     assert sum(p["forward_gflop_per_image"] for p in parts) == pytest.approx(whole, rel=1e-6)
@@ -90,11 +91,11 @@ def test_a_mistake_is_one_line(name: str, arguments: list[str], words: str,
 def test_the_floor_counts_what_is_live() -> None:
     """By hand: a dilated 3x3 convolution of C channels is 9 + C multiply-adds per output value; two
     reduction cells of an 8x8 image have 8 channels of 4x4 and 16 of 2x2."""
-    space = CellSpace(OPERATIONS)
+    space = CellSpace(DARTS_OPERATIONS)
     network = networks(space, 4, 2, 8, torch.device("cpu"))["plain_nchw"]
     rates, nothing = (1e9, 1e9), torch.zeros_like(live_mask(space, "dense"))
     live = nothing.clone()
-    live[1, 0, OPERATIONS.index("dil_conv_3x3")] = True
+    live[1, 0, DARTS_OPERATIONS.index("dil_conv_3x3")] = True
     base, more = (floors(network, 3, 8, mask, rates, "float32") for mask in (nothing, live))
     macs, values = 128 * (9 + 8) + 64 * (9 + 16), 128 + 64
     assert more["forward_gflop_per_image"] - base["forward_gflop_per_image"] == \

@@ -15,10 +15,10 @@ from torch.nn.functional import cross_entropy
 
 from search_spaces.darts.search_network import SearchNetwork
 from search_spaces.full_precision import full_float32
+from search_spaces.operations import DARTS_OPERATIONS
 from search_spaces.space import CellSpace
 
-SPACE = CellSpace(("none", "max_pool_3x3", "avg_pool_3x3", "skip_connect", "sep_conv_3x3",
-                   "sep_conv_5x5", "dil_conv_3x3", "dil_conv_5x5"), nodes=2)
+SPACE = CellSpace(DARTS_OPERATIONS, nodes=2)
 # Of the norm of the difference, relative; ReLU kinks take 4e-3 of the first on a CPU, bfloat16
 # itself 0.14 of the second (in the plain network as well), a wrong kernel is off by about 1.
 TOLERANCES = {torch.float32: 5e-2, torch.bfloat16: 0.5}

@@ -11,6 +11,18 @@
 
 namespace {
 
+// The part of a pooling window that lies within the image; the window itself begins at top, left.
+struct Window {
+  long top, left, i0, i1, j0, j1;
+  long pixels() const { return (i1 - i0) * (j1 - j0); }
+};
+
+inline Window window(Shape g, long i, long j) {
+  long top = i * g.s - 1, left = j * g.s - 1;
+  return {top, left, top < 0 ? 0 : top, top + 3 < g.H ? top + 3 : g.H,
+          left < 0 ? 0 : left, left + 3 < g.W ? left + 3 : g.W};
+}
+
 template <class T, int V>
 void pool_forward(Shape g, const T* x, T* most, T* mean, double eps, double* most_stat,
                   double* mean_stat) {
@@ -21,14 +33,12 @@ void pool_forward(Shape g, const T* x, T* most, T* mean, double eps, double* mos
     const T* from = x + n * g.H * g.W * C;
     for (long i = 0; i < g.h; i++)
       for (long j = 0; j < g.w; j++) {
-        long top = i * g.s - 1, left = j * g.s - 1;
-        long i0 = top < 0 ? 0 : top, i1 = top + 3 < g.H ? top + 3 : g.H;
-        long j0 = left < 0 ? 0 : left, j1 = left + 3 < g.W ? left + 3 : g.W;
-        T share = T(1) / T((i1 - i0) * (j1 - j0));
+        Window r = window(g, i, j);
+        T share = T(1) / T(r.pixels());
         for (long c = 0; c < C; c += V) {
           Vec<T, V> best = all<T, V>(-std::numeric_limits<T>::infinity()), sum{};
-          for (long a = i0; a < i1; a++)
-            for (long b = j0; b < j1; b++) {
+          for (long a = r.i0; a < r.i1; a++)
+            for (long b = r.j0; b < r.j1; b++) {
               Vec<T, V> v = load<T, V>(from + (a * g.W + b) * C + c);
               best = v > best ? v : best;  // passes over NaN
               sum += v;
@@ -67,30 +77,28 @@ void pool_backward(Shape g, const T* from, const T* most, const T* mean, T* to) 
   long C = g.C;
   for (long i = 0; i < g.h; i++)
     for (long j = 0; j < g.w; j++) {
-      long top = i * g.s - 1, left = j * g.s - 1;
-      long i0 = top < 0 ? 0 : top, i1 = top + 3 < g.H ? top + 3 : g.H;
-      long j0 = left < 0 ? 0 : left, j1 = left + 3 < g.W ? left + 3 : g.W;
-      T share = T(1) / T((i1 - i0) * (j1 - j0));
+      Window r = window(g, i, j);
+      T share = T(1) / T(r.pixels());
       for (long c = 0; c < C; c += V) {
         long p = (i * g.w + j) * C + c;
-        Vec<T, V> zero{}, at = all<T, V>(T((i0 - top) * 3 + j0 - left)), peak{};
+        Vec<T, V> zero{}, at = all<T, V>(T((r.i0 - r.top) * 3 + r.j0 - r.left)), peak{};
         Vec<T, V> even = mean ? load<T, V>(mean + p) * share : zero;
         if (most) {
           peak = load<T, V>(most + p);
-          Vec<T, V> best = load<T, V>(from + (i0 * g.W + j0) * C + c);
-          for (long a = i0; a < i1; a++)
-            for (long b = j0; b < j1; b++) {
+          Vec<T, V> best = load<T, V>(from + (r.i0 * g.W + r.j0) * C + c);
+          for (long a = r.i0; a < r.i1; a++)
+            for (long b = r.j0; b < r.j1; b++) {
               Vec<T, V> v = load<T, V>(from + (a * g.W + b) * C + c);
-              Vec<T, V> here = all<T, V>(T((a - top) * 3 + b - left));
+              Vec<T, V> here = all<T, V>(T((a - r.top) * 3 + b - r.left));
               at = v > best ? here : at;
               best = v > best ? v : best;
               if (NaN) at = v != v ? here : at, best = v != v ? v : best;
             }
         }
-        for (long a = i0; a < i1; a++)
-          for (long b = j0; b < j1; b++) {
+        for (long a = r.i0; a < r.i1; a++)
+          for (long b = r.j0; b < r.j1; b++) {
             T* q = to + (a * g.W + b) * C + c;
-            Vec<T, V> here = all<T, V>(T((a - top) * 3 + b - left));
+            Vec<T, V> here = all<T, V>(T((a - r.top) * 3 + b - r.left));
             store<T, V>(q, load<T, V>(q) + even + (at == here ? peak : zero));
           }
       }
